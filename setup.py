@@ -1,0 +1,5 @@
+"""Only what pyproject.toml cannot say: which C extensions cffi builds (see cffi_build/)."""
+
+from setuptools import setup
+
+setup(cffi_modules=["cffi_build/kernel.py:ffibuilder"])
