@@ -1,0 +1,36 @@
+"""How much an image may ask for before it is refused. One place, so that no parser invents its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a single layer (or manifest) may declare; each is far above what real images have."""
+
+    manifest_bytes: int = 4 << 20
+    """containers/image refuses larger manifests too."""
+    config_bytes: int = 16 << 20
+    entries: int = 8_000_000
+    name_bytes: int = 255
+    """NAME_MAX of every file system the layer could have come from."""
+    path_bytes: int = 1 << 16
+    depth: int = 4096
+    target_bytes: int = 4095
+    """PATH_MAX without its final NUL: longer symlink targets cannot exist in the kernel."""
+    xattr_bytes: int = 1 << 16
+    """XATTR_SIZE_MAX, for one value."""
+    xattrs_total_bytes: int = 1 << 17
+    """For all names and values of one inode."""
+    header_bytes: int = 4 << 20
+    """One PAX or GNU long-name header."""
+    layer_bytes: int = 1 << 38
+    """Uncompressed, holes of sparse files included."""
+    file_bytes: int = 1 << 38
+    expansion: int = 2000
+    """Uncompressed bytes per compressed byte beyond the first `expansion_floor` bytes; DEFLATE cannot exceed 1,032."""
+    expansion_floor: int = 64 << 20
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,41 @@
+"""Paths as archives write them."""
+
+from __future__ import annotations
+
+from als.errors import BadImage
+
+
+def show(path: bytes) -> str:
+    """A path for a message: printable whatever it holds, and not endless."""
+    text = path[:200].decode("utf-8", "backslashreplace")
+    return repr(text)[1:-1] + ("..." if len(path) > 200 else "")
+
+
+def split_name(path: bytes) -> tuple[bytes, bytes]:
+    """A path without trailing slashes as what precedes its last slash, and its last name."""
+    head, _, name = path.rpartition(b"/")
+    return head, name
+
+
+def clean(path: bytes) -> list[bytes]:
+    """The names on the way to `path`, which is relative to the layer's root even where it starts with a slash.
+
+    The rules are those of Go's ``filepath.Clean``, which containers/storage applies to names: doubled slashes and ``.``
+    are dropped, ``a/..`` is nothing (without a look at what ``a`` is), and ``/..`` is ``/``.
+
+    :raises BadImage: the path is empty, has a NUL in it or leads out of the layer.
+    """
+    if not path:
+        raise BadImage("an entry without a name")
+    if b"\0" in path:
+        raise BadImage("a name with a NUL in it", where=show(path))
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            if parts:
+                parts.pop()
+            elif not path.startswith(b"/"):
+                raise BadImage("a name leads out of the layer", where=show(path))
+        elif part and part != b".":
+            parts.append(part)
+    return parts
