@@ -1,0 +1,142 @@
+"""What the administrator can set: a TOML file, and options of the command line which win over it.
+
+Few settings on purpose. Everything about registries (mirrors, certificates, credentials) is read from the files of
+containers/*, so that it need not be said twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import pwd
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from als.errors import ConfigError
+
+DEFAULT_FILE = Path("/etc/als/als.toml")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_WORKER_USER = "als"
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings; the names are those of the file."""
+
+    root: Path = Path("/var/lib/als")
+    """The store. Should lie on the file system of podman's graph root, so that files can be shared by reflink."""
+    run: Path = Path("/run/als")
+    """Sockets, locks and all that need not outlive a reboot."""
+    worker_user: str = _WORKER_USER
+    """The user, a name or a number, as whom network and parsing run."""
+    lookup_deadline: float = 30.0
+    """Seconds without progress after which a client's lookup is answered with "not here"."""
+    max_workers: int = 0
+    """Worker processes at once; 0: as many as there are CPUs."""
+    log_level: str = "info"
+    """One of ``LOG_LEVELS``."""
+
+    @property
+    def layer_store(self) -> Path:
+        """The FUSE mount that ``additionallayerstores`` in storage.conf names."""
+        return self.root / "store"
+
+    @property
+    def image_store4(self) -> Path:
+        """The image store in podman 4's layout, which ``additionalimagestores`` in storage.conf names."""
+        return self.root / "is4"
+
+    def worker_ids(self) -> tuple[int, int]:
+        """The user and group id of the workers.
+
+        The default user falls back to nobody's id where it was not created; one that was asked for must exist.
+
+        :raises ConfigError: there is no such user, or it is root.
+        """
+        try:
+            entry = pwd.getpwuid(int(self.worker_user)) if self.worker_user.isdecimal() else pwd.getpwnam(self.worker_user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        except (KeyError, OverflowError) as error:
+            if self.worker_user.isdecimal():
+                uid = gid = int(self.worker_user)
+            elif self.worker_user == _WORKER_USER:
+                uid = gid = _NOBODY
+            else:
+                hint = "`useradd --system` it, or set worker_user"
+                raise ConfigError("no such user", where=f"worker_user {self.worker_user}", hint=hint) from error
+        if uid == 0 or gid == 0:
+            raise ConfigError("workers must not run as root", where=f"worker_user {self.worker_user}")
+        return uid, gid
+
+
+def parse_config(text: str, where: str = "als.toml") -> Config:
+    """The settings of a TOML text; the default for each that it does not name.
+
+    :param where: names the text in errors.
+    :raises ConfigError: it is no TOML, a key is unknown, or a value is of the wrong type or out of range.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=where) from error
+    return _with_values(Config(), values, where)
+
+
+def load_config(file: Path | None = None, overrides: Mapping[str, object] | None = None) -> Config:
+    """The settings in force.
+
+    :param file: the file to read, which must exist; None: the default file if there is one.
+    :param overrides: settings of the command line by name; those that are None were not given.
+    :raises ConfigError: as :func:`parse_config`, or the file cannot be read.
+    """
+    path = DEFAULT_FILE if file is None else file
+    try:
+        config = parse_config(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        if file is not None:
+            raise ConfigError("no such file", where=str(path)) from error
+        config = Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    return _with_values(config, given, "command line")
+
+
+def _with_values(config: Config, values: Mapping[str, object], where: str) -> Config:
+    known = [field.name for field in dataclasses.fields(Config)]
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown setting {name!r}", where=where, hint=f"the nearest known one is {near!r}")
+        checked[name] = _checked(name, value, f"{where}: {name}")
+    return dataclasses.replace(config, **checked)
+
+
+def _checked(name: str, value: object, where: str) -> object:
+    match name, value:
+        case (("root" | "run"), (str() | Path())):
+            path = Path(value)
+            if not path.is_absolute():
+                raise ConfigError(f"{str(value)!r} is not an absolute path", where=where)
+            return path
+        case "worker_user", str() if value:
+            return value
+        case "lookup_deadline", int() | float() if not isinstance(value, bool):
+            if not 0 < value <= 3600:
+                raise ConfigError(f"{value} is not between 0 and 3600 seconds", where=where)
+            return float(value)
+        case "max_workers", int() if not isinstance(value, bool):
+            if not 0 <= value <= 1024:
+                raise ConfigError(f"{value} is not between 0 and 1024", where=where)
+            return value
+        case "log_level", str():
+            if value not in LOG_LEVELS:
+                raise ConfigError(f"{value!r} is none of {', '.join(LOG_LEVELS)}", where=where)
+            return value
+        case _:
+            raise ConfigError(f"{value!r} is not a value for it", where=where)

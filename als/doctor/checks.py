@@ -1,0 +1,207 @@
+"""The judgement: from facts to findings. Pure; the order of the findings is that in which one would set things right."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from als.doctor.facts import Answer, Facts, KernelFacts, PodmanFacts, StoreFacts
+from als.doctor.storageconf import StorageConf
+from als.mount.features import Feature
+
+_MIB = 1 << 20
+_FREE_WARN = 2048 * _MIB
+_FREE_ERROR = 64 * _MIB
+
+
+class Level(enum.Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    """als works, but something is lost: speed, space, protection."""
+    ERROR = "error"
+    """Something does not work, or gives wrong results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    level: Level
+    subject: str
+    what: str
+    remedy: str = ""
+
+
+def diagnose(facts: Facts) -> tuple[Finding, ...]:
+    """Everything there is to say."""
+    return tuple(_findings(facts))
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The level of the worst finding."""
+    levels = {finding.level for finding in findings}
+    return next((level for level in (Level.ERROR, Level.WARN) if level in levels), Level.OK)
+
+
+def _findings(facts: Facts) -> Iterator[Finding]:
+    if not facts.superuser:
+        yield Finding(
+            Level.ERROR, "user", "not root: mounts cannot be made, and some answers below are guesses", "run it by sudo"
+        )
+    yield from _kernel(facts.kernel, facts.podman.version)
+    yield from _store(facts.store)
+    yield from _podman(facts.podman)
+    yield from _storage_conf(facts.podman, facts.store)
+
+
+def _kernel(kernel: KernelFacts, podman: tuple[int, ...] | None) -> Iterator[Finding]:
+    yield _feature(kernel.erofs, Level.ERROR)
+    yield _feature(kernel.metacopy, Level.ERROR)
+    yield _feature(kernel.fuse, Level.ERROR)
+    from_files = kernel.erofs_from_files
+    yield _feature(from_files, Level.WARN if kernel.loop_devices.ok else Level.ERROR)
+    if not from_files.ok:
+        yield _feature(kernel.loop_devices, Level.ERROR)
+    if podman is not None and podman[0] >= 5:
+        yield _feature(kernel.data_only_lowers, Level.WARN)
+    yield _feature(kernel.fuse_resend, Level.WARN)
+    yield _feature(kernel.verity, Level.WARN)
+    yield _feature(kernel.reflinks, Level.WARN)
+    yield _feature(kernel.cgroup2, Level.WARN)
+
+
+def _feature(feature: Feature, absent: Level) -> Finding:
+    return Finding(Level.OK if feature.ok else absent, feature.name, feature.detail, "" if feature.ok else feature.remedy)
+
+
+def _store(store: StoreFacts) -> Iterator[Finding]:
+    yield _layer_store(store)
+    subject = str(store.image_store4)
+    match store.image_store4_answer:
+        case Answer.FINE:
+            yield Finding(Level.OK, subject, "is there")
+        case Answer.MISSING:
+            what = "does not exist; a storage.conf that names it makes every podman command fail"
+            yield Finding(Level.ERROR, subject, what, f"`mkdir -p {subject}`, or `als serve`, which makes it")
+        case answer:
+            yield Finding(Level.ERROR, subject, answer.value, f"look at `ls -ld {subject}` and `dmesg`")
+    yield _mounts(store)
+    yield _space(store)
+    if store.beside_graph_root is False:
+        remedy = "put podman's graphroot and als's root on one file system"
+        yield Finding(Level.WARN, "graph root", f"on another file system than {store.root}: no reflinks between them", remedy)
+
+
+def _layer_store(store: StoreFacts) -> Finding:
+    path = store.layer_store
+    restart = f"`umount -l {path}` and `systemctl restart als`"
+    match store.layer_store_answer:
+        case Answer.FINE if store.layer_store_mounted:
+            return Finding(Level.OK, str(path), "mounted, and answers")
+        case Answer.FINE:
+            what = "`als serve` is not running: images already here run, new ones are pulled by podman itself"
+            return Finding(Level.WARN, str(path), what, "`systemctl start als`")
+        case Answer.MISSING:
+            what = "does not exist; a storage.conf that names it makes every podman command fail"
+            return Finding(Level.ERROR, str(path), what, f"`mkdir -p {path}`, or `als serve`, which makes it")
+        case Answer.DEAD:
+            return Finding(Level.ERROR, str(path), "a FUSE mount whose daemon died: every podman command fails", restart)
+        case Answer.HANGS:
+            return Finding(Level.ERROR, str(path), "does not answer: every podman command hangs", restart)
+        case Answer.REFUSED:
+            return Finding(Level.ERROR, str(path), "refuses to be looked at", f"look at `ls -ld {path}` and `dmesg`")
+
+
+def _mounts(store: StoreFacts) -> Finding:
+    what = f"{store.erofs_mounts} layers mounted; {store.mounts} of at most {store.mounts_limit} mounts in all"
+    if store.mounts_limit and store.mounts > 0.8 * store.mounts_limit:
+        return Finding(Level.WARN, "mounts", what, "raise it by `sysctl fs.mount-max=...`")
+    return Finding(Level.OK, "mounts", what)
+
+
+def _space(store: StoreFacts) -> Finding:
+    what = f"{store.free_bytes // _MIB} MiB of {store.total_bytes // _MIB} MiB free under {store.root}"
+    remedy = "free some, or move root to another file system"
+    if store.total_inodes and store.free_inodes < store.total_inodes // 20:
+        what = f"{store.free_inodes} of {store.total_inodes} inodes free under {store.root}"
+        return Finding(Level.WARN if store.free_inodes > 1000 else Level.ERROR, "space", what, remedy)
+    if store.free_bytes < _FREE_ERROR:
+        return Finding(Level.ERROR, "space", what, remedy)
+    if store.free_bytes < _FREE_WARN:
+        return Finding(Level.WARN, "space", what, remedy)
+    return Finding(Level.OK, "space", what)
+
+
+def _podman(podman: PodmanFacts) -> Iterator[Finding]:
+    if podman.version is None:
+        yield Finding(Level.WARN, "podman", podman.problem or "does not tell its version", "`apt-get install podman crun`")
+        return
+    text = ".".join(map(str, podman.version))
+    if podman.version < (4,):
+        yield Finding(Level.ERROR, "podman", f"version {text} is older than any that als was tried with", "podman 4.3 or later")
+    elif podman.version >= (5, 5):
+        what = f"version {text}; by itself it forgets layers of an additional layer store, and pulls again"
+        yield Finding(Level.WARN, "podman", what, "additionalimagestores must name als's image store")
+    else:
+        yield Finding(Level.OK, "podman", f"version {text}")
+    if podman.problem:
+        remedy = "set right what is called an error here, then ask again"
+        yield Finding(Level.ERROR, "podman", podman.problem, remedy)
+
+
+def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
+    if podman.storage_problem:
+        yield Finding(Level.ERROR, "storage.conf", podman.storage_problem, "correct the file; containers-storage.conf(5)")
+    conf = podman.storage
+    if conf is None:
+        if not podman.storage_problem:
+            remedy = "copy storage.conf.example to /etc/containers/storage.conf"
+            yield Finding(Level.ERROR, "storage.conf", "there is none: podman does not know of als", remedy)
+        return
+    if conf.driver != "overlay":
+        what = f"the driver is {conf.driver!r}" if conf.driver else "names no driver"
+        yield Finding(Level.ERROR, conf.source, what, 'driver = "overlay" under [storage]')
+    yield _names_layer_store(conf, store)
+    yield _names_image_store(conf, store, podman.version)
+    yield _metacopy(conf)
+    if conf.mount_program:
+        what = f"mount_program {conf.mount_program} mounts in place of the kernel, and finds no file's data"
+        yield Finding(Level.ERROR, conf.source, what, "remove mount_program")
+
+
+def _names_layer_store(conf: StorageConf, store: StoreFacts) -> Finding:
+    path = str(store.layer_store)
+    remedy = f'additionallayerstores = ["{path}:ref"] under [storage.options]'
+    paths = {_clean(entry.removesuffix(":ref")): entry.endswith(":ref") for entry in conf.layer_stores}
+    if path not in paths:
+        others = f"; it names {', '.join(paths)}" if paths else ""
+        return Finding(Level.ERROR, conf.source, f"additionallayerstores does not name {path}{others}", remedy)
+    if not paths[path]:
+        return Finding(Level.ERROR, conf.source, f"additionallayerstores names {path} without `:ref`", remedy)
+    return Finding(Level.OK, conf.source, f"additionallayerstores names {path} (`podman --root` does not look there)")
+
+
+def _names_image_store(conf: StorageConf, store: StoreFacts, version: tuple[int, ...] | None) -> Finding:
+    path = str(store.image_store4)
+    if path in map(_clean, conf.image_stores):
+        return Finding(Level.OK, conf.source, f"additionalimagestores names {path}")
+    # Without it, what podman 4 mounts by itself (diff, commit, build) has no data: wrong, not merely slow.
+    level = Level.ERROR if version is None or version[0] == 4 else Level.WARN
+    remedy = f'additionalimagestores = ["{path}"] under [storage.options]'
+    return Finding(level, conf.source, f"additionalimagestores does not name {path}: commit, build and diff fail", remedy)
+
+
+def _metacopy(conf: StorageConf) -> Finding:
+    options = [option for option in conf.mount_options if option.startswith("metacopy=")]
+    if options and options[-1] == "metacopy=on":
+        return Finding(Level.OK, conf.source, "mountopt has metacopy=on")
+    given = ",".join(conf.mount_options) or "(none)"
+    what = f"mountopt {given} lacks metacopy=on: files cannot be read, or are committed as zeros"
+    return Finding(Level.ERROR, conf.source, what, 'mountopt = "nodev,metacopy=on" under [storage.options.overlay]')
+
+
+def _clean(path: str) -> str:
+    return path.rstrip("/") or "/"

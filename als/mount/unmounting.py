@@ -1,0 +1,54 @@
+"""Taking mounts away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from als.errors import KernelError
+from als.mount.table import mounts_below
+from als.native import mounts as native
+from als.native.refusal import Refusal, refusal
+
+
+def unmount(path: Path, *, lazily: bool = False) -> bool:
+    """Unmount what is mounted at `path`, of several mounts the top one.
+
+    :param lazily: take it out of sight at once even while in use; it ends when its last user does.
+    :returns: whether something was mounted there.
+    :raises KernelError: it is in use, or may not be unmounted.
+    """
+    flags = native.UnmountFlag.NOFOLLOW | (native.UnmountFlag.DETACH if lazily else native.UnmountFlag.NONE)
+    try:
+        native.unmount(path, flags)
+    except OSError as error:
+        match refusal(error):
+            case Refusal.INVALID | Refusal.MISSING:
+                return False
+            case Refusal.BUSY:
+                hint = f"`fuser -vm {path}` shows who uses it"
+            case Refusal.NOT_PERMITTED:
+                hint = "this needs CAP_SYS_ADMIN: run as root"
+            case _:
+                hint = ""
+        raise KernelError(f"cannot unmount: {error.strerror}", where=str(path), hint=hint) from error
+    return True
+
+
+def unmount_below(path: Path, *, lazily: bool = False) -> int:
+    """Unmount everything at `path` and below it.
+
+    :returns: the number of mounts taken away.
+    :raises KernelError: one of them is in use; those below it are gone already.
+    """
+    return sum(unmount(entry.target, lazily=lazily) for entry in mounts_below(path))
+
+
+@contextmanager
+def unmounting(path: Path) -> Iterator[Path]:
+    """Around a block that mounts something at `path`: whatever happens in it, afterwards nothing is mounted there or below."""
+    try:
+        yield path
+    finally:
+        unmount_below(path, lazily=True)

@@ -1,0 +1,171 @@
+"""Builds ``als._kernel``: the system calls that Python's standard library does not offer.
+
+How this folder works: every file here is one cffi builder (API mode, so a C compiler checks each signature against the
+system's headers, and every call releases the GIL). It exposes an ``ffibuilder`` and is named in ``setup.py``; the typed
+Python face of its extension lives in ``als/`` (of this one: :mod:`als.native`). A further library, as libfsverity, gets
+a builder file of its own, so that a machine without it still builds the rest.
+
+ctypes was rejected: it guesses ABI details (struct sizes, ``long`` in variadic calls) at run time, and keeps no errno
+reliably between threads. The C below is kept to wrappers that return -1 and set errno; decisions are made in Python.
+"""
+
+from cffi import FFI
+
+CDEF = """
+#define MS_RDONLY ...
+#define MS_NOSUID ...
+#define MS_NODEV ...
+#define MS_NOEXEC ...
+#define MS_REMOUNT ...
+#define MS_BIND ...
+#define MS_REC ...
+#define MS_PRIVATE ...
+#define MS_SLAVE ...
+#define MS_SHARED ...
+#define MS_NOATIME ...
+#define MNT_FORCE ...
+#define MNT_DETACH ...
+#define UMOUNT_NOFOLLOW ...
+#define CLONE_NEWNS ...
+#define CLONE_NEWNET ...
+#define CLONE_NEWIPC ...
+#define CLONE_NEWUTS ...
+#define CLONE_NEWUSER ...
+#define CLONE_NEWPID ...
+#define CLONE_NEWCGROUP ...
+
+int mount(const char *source, const char *target, const char *fstype, unsigned long flags, const void *data);
+int umount2(const char *target, int flags);
+int unshare(int flags);
+int syncfs(int fd);
+
+int als_open_tree_clone(const char *path);
+int als_no_new_privs(void);
+int als_set_dumpable(int dumpable);
+int als_set_pdeathsig(int signal);
+
+int als_loop_get_free(int control_fd);
+int als_loop_configure(int loop_fd, int backing_fd, int direct_io);
+int als_loop_backing(int loop_fd, uint64_t *device, uint64_t *inode);
+
+int als_reflink(int destination_fd, int source_fd);
+int als_verity_probe(int fd);
+int als_cached_pages(int fd, uint64_t length, uint64_t *pages);
+int als_mincore_pages(int fd, uint64_t length, uint64_t *pages);
+"""
+
+SOURCE = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/fs.h>
+#include <linux/fsverity.h>
+#include <linux/loop.h>
+
+/* Since Linux 6.5; one number on every architecture but alpha. Older headers lack it. */
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+struct als_cachestat_range { uint64_t off, len; };
+struct als_cachestat { uint64_t cached, dirty, writeback, evicted, recently_evicted; };
+
+/* glibc has open_tree(2) since 2.36 only; one number on every architecture but alpha. */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+static int als_open_tree_clone(const char *path)
+{
+    /* OPEN_TREE_CLONE; without AT_RECURSIVE the mounts below are left out. O_CLOEXEC is OPEN_TREE_CLOEXEC. */
+    return (int)syscall(SYS_open_tree, AT_FDCWD, path, 1U | O_CLOEXEC);
+}
+
+static int als_no_new_privs(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL); }
+static int als_set_dumpable(int dumpable) { return prctl(PR_SET_DUMPABLE, (unsigned long)dumpable, 0UL, 0UL, 0UL); }
+static int als_set_pdeathsig(int signal) { return prctl(PR_SET_PDEATHSIG, (unsigned long)signal, 0UL, 0UL, 0UL); }
+
+static int als_loop_get_free(int control_fd) { return ioctl(control_fd, LOOP_CTL_GET_FREE); }
+
+static int als_loop_configure(int loop_fd, int backing_fd, int direct_io)
+{
+    struct loop_config config;
+    memset(&config, 0, sizeof config);
+    config.fd = (uint32_t)backing_fd;
+    config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | (direct_io ? LO_FLAGS_DIRECT_IO : 0);
+    return ioctl(loop_fd, LOOP_CONFIGURE, &config);
+}
+
+static int als_loop_backing(int loop_fd, uint64_t *device, uint64_t *inode)
+{
+    struct loop_info64 info;
+    memset(&info, 0, sizeof info);
+    if (ioctl(loop_fd, LOOP_GET_STATUS64, &info) < 0)
+        return -1;
+    *device = info.lo_device;
+    *inode = info.lo_inode;
+    return 0;
+}
+
+static int als_reflink(int destination_fd, int source_fd) { return ioctl(destination_fd, FICLONE, source_fd); }
+
+static int als_verity_probe(int fd)
+{
+    struct { struct fsverity_digest head; uint8_t digest[64]; } measured;
+    memset(&measured, 0, sizeof measured);
+    measured.head.digest_size = sizeof measured.digest;
+    return ioctl(fd, FS_IOC_MEASURE_VERITY, &measured);
+}
+
+static int als_cached_pages(int fd, uint64_t length, uint64_t *pages)
+{
+    struct als_cachestat_range range = { 0, length };
+    struct als_cachestat result;
+    memset(&result, 0, sizeof result);
+    if (syscall(SYS_cachestat, (unsigned)fd, &range, &result, 0U) < 0)
+        return -1;
+    *pages = result.cached;
+    return 0;
+}
+
+/* A window at a time, so that neither address space nor stack grows with the file. */
+static int als_mincore_pages(int fd, uint64_t length, uint64_t *pages)
+{
+    enum { WINDOW_PAGES = 16384 };
+    static const unsigned char resident = 1;
+    unsigned char vector[WINDOW_PAGES];
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), window = page * WINDOW_PAGES;
+    uint64_t offset, count = 0;
+    for (offset = 0; offset < length; offset += window) {
+        uint64_t size = length - offset < window ? length - offset : window, i;
+        void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+        int failed;
+        if (map == MAP_FAILED)
+            return -1;
+        failed = mincore(map, size, vector) < 0 ? errno : 0;
+        munmap(map, size);
+        if (failed) {
+            errno = failed;
+            return -1;
+        }
+        for (i = 0; i < (size + page - 1) / page; i++)
+            count += vector[i] & resident;
+    }
+    *pages = count;
+    return 0;
+}
+"""
+
+ffibuilder = FFI()
+ffibuilder.cdef(CDEF)
+ffibuilder.set_source("als._kernel", SOURCE)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)
