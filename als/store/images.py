@@ -1,0 +1,153 @@
+"""Images and references in the store: which manifest a reference named, and that manifest with its config, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from als.errors import BadImage, NotFound, StoreDamaged
+from als.model.chain import chain_ids
+from als.model.digest import Digest
+from als.model.manifest import ImageConfig, Manifest, parse_config, parse_manifest
+from als.store.atomic import read_json, sync_directory, write_atomically, write_json
+from als.store.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An image whose layers are, or were asked to be, in the store."""
+
+    digest: Digest
+    """Of the manifest (never of an index)."""
+    media_type: str
+    manifest_data: bytes
+    config_data: bytes
+    manifest: Manifest
+    config: ImageConfig
+
+    @classmethod
+    def parse(cls, media_type: str, manifest_data: bytes, config_data: bytes) -> ImageRecord:
+        """Read a manifest and its config, whose digests the caller has verified.
+
+        :raises BadImage: they are malformed, or do not belong together.
+        """
+        manifest = parse_manifest(manifest_data, media_type)
+        if not isinstance(manifest, Manifest):
+            raise BadImage("an index instead of a manifest", where=media_type)
+        config = parse_config(config_data)
+        digest = Digest.of(manifest_data)
+        if len(config.diff_ids) != len(manifest.layers):
+            raise BadImage(
+                f"the manifest lists {len(manifest.layers)} layers and its config {len(config.diff_ids)}", where=str(digest)
+            )
+        return cls(digest, media_type, manifest_data, config_data, manifest, config)
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The chain ID of each layer, bottom first."""
+        return chain_ids(self.config.diff_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RefRecord:
+    """What a reference named when it was last pulled."""
+
+    reference: str
+    digest: Digest
+    """The image's manifest."""
+    listed: Digest
+    """What the tag or digest named at its source: the manifest, or the index it was chosen from."""
+    pulled: float
+    """Seconds since the epoch."""
+
+
+class Images:
+    """The images and references of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def get(self, digest: Digest) -> ImageRecord:
+        """An image by its manifest's digest.
+
+        :raises NotFound: the store does not have it.
+        :raises StoreDamaged: what it has is not what it stored.
+        """
+        folder = self._layout.images / digest.hex
+        try:
+            meta = read_json(folder / "image.json")
+            manifest, config = (folder / "manifest").read_bytes(), (folder / "config").read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound("no such image in the store", where=str(digest), hint="see `als images`") from error
+        record = ImageRecord.parse(str(meta.get("mediaType", "")), manifest, config)
+        if record.digest != digest:
+            raise StoreDamaged("the manifest has changed", where=str(folder), hint="remove the image and pull it again")
+        return record
+
+    def put(self, image: ImageRecord) -> None:
+        """Keep an image; known ones are left alone."""
+        target = self._layout.images / image.digest.hex
+        if target.exists():
+            return
+        staging = self._layout.tmp / f"image-{secrets.token_hex(6)}"
+        staging.mkdir(mode=0o700)
+        try:
+            write_atomically(staging / "manifest", image.manifest_data)
+            write_atomically(staging / "config", image.config_data)
+            write_json(staging / "image.json", {"mediaType": image.media_type, "added": time.time()})
+            try:
+                staging.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+            sync_directory(target.parent)
+        finally:
+            if staging.exists():
+                shutil.rmtree(staging)
+
+    def name(self, reference: str, digest: Digest, listed: Digest) -> None:
+        """Let a reference name an image; durable when it returns."""
+        write_json(
+            self._ref(reference),
+            {"reference": reference, "digest": str(digest), "listed": str(listed), "pulled": time.time()},
+        )
+
+    def ref(self, reference: str) -> RefRecord | None:
+        """What a reference names here, or None."""
+        try:
+            return self._read(self._ref(reference))
+        except FileNotFoundError:
+            return None
+
+    def refs(self) -> list[RefRecord]:
+        """Every reference, by name."""
+        names = [name for name in os.listdir(self._layout.refs) if name.endswith(".json") and not name.startswith(".")]
+        return sorted((self._read(self._layout.refs / name) for name in names), key=lambda record: record.reference)
+
+    def all(self) -> list[ImageRecord]:
+        """Every image, in the order of their digests."""
+        return [self.get(Digest("sha256", name)) for name in sorted(os.listdir(self._layout.images))]
+
+    def _ref(self, reference: str) -> Path:
+        # A reference can be longer than a file name may be.
+        return self._layout.refs / (hashlib.sha256(reference.encode()).hexdigest() + ".json")
+
+    @staticmethod
+    def _read(path: Path) -> RefRecord:
+        value = read_json(path)
+        try:
+            return RefRecord(
+                str(value["reference"]),
+                Digest.parse(str(value["digest"])),
+                Digest.parse(str(value["listed"])),
+                float(value["pulled"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise StoreDamaged(
+                f"incomplete reference record: {error}", where=str(path), hint="remove it, pull again"
+            ) from error

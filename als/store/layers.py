@@ -1,0 +1,151 @@
+"""Layers in the store: complete, immutable, one directory each, named by DiffID."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from als.errors import NotFound, StoreDamaged, StoreError
+from als.model.digest import Digest
+from als.store.atomic import read_json, sync_file_system
+from als.store.layout import Layout
+from als.store.objects import Forest, store_errors
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """What the store knows of a layer beside its content."""
+
+    diff_id: Digest
+    diff_size: int
+    """Bytes of the uncompressed tar stream."""
+    format: str
+    """Name of the format that read it (als.formats)."""
+    names: int
+    """How many names the layer holds, directories and whiteouts included."""
+    object_bytes: int
+    """Sum of the sizes of its objects, each counted once."""
+    created: float
+    """When it was published, seconds since the epoch."""
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "diff_id": str(self.diff_id)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, object], where: str) -> LayerRecord:
+        try:
+            return cls(
+                Digest.parse(str(value["diff_id"])),
+                int(str(value["diff_size"])),
+                str(value["format"]),
+                int(str(value["names"])),
+                int(str(value["object_bytes"])),
+                float(str(value["created"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise StoreDamaged(f"incomplete layer record: {error}", where=where, hint="remove the layer, pull again") from error
+
+
+class Staging:
+    """A layer being made, in a folder of its own below ``tmp/``."""
+
+    def __init__(self, layout: Layout, path: Path) -> None:
+        self._layout = layout
+        self.path = path
+        self.forest = Forest(layout, path / "forest")
+        self._record: LayerRecord | None = None
+
+    @property
+    def image(self) -> Path:
+        return self.path / "layer.erofs"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe"
+
+    def complete(self, record: LayerRecord) -> None:
+        """All that belongs to the layer has been written here; only the record is missing."""
+        (self.path / "layer.json").write_text(json.dumps(record.to_json(), indent=1, sort_keys=True))
+        self._record = record
+
+    def show(self) -> None:
+        """Make a complete layer visible. The caller holds its lock, and has made sure that it is on the disk."""
+        if self._record is None:
+            raise StoreError("a layer that is not complete cannot be shown", where=str(self.path))
+        self.forest.commit()
+        # The links in objects/ may reach the disk after this rename or never: a layer whose objects lost their names
+        # there still holds the content, and the next layer with the same file merely stores it again.
+        self.path.rename(self._layout.layer(self._record.diff_id))
+
+
+class Layers:
+    """The layers of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def has(self, diff_id: Digest) -> bool:
+        return (self._layout.layer(diff_id) / "layer.json").exists()
+
+    def get(self, diff_id: Digest) -> LayerRecord:
+        """A layer's record.
+
+        :raises NotFound: the store does not have it.
+        """
+        path = self._layout.layer(diff_id) / "layer.json"
+        try:
+            return LayerRecord.from_json(read_json(path), str(path))
+        except FileNotFoundError as error:
+            raise NotFound("no such layer in the store", where=str(diff_id), hint="see `als layers`") from error
+
+    def all(self) -> list[LayerRecord]:
+        """Every layer, oldest first."""
+        found = [self.get(Digest("sha256", name)) for name in os.listdir(self._layout.layers)]
+        return sorted(found, key=lambda record: (record.created, record.diff_id))
+
+    def image(self, diff_id: Digest) -> Path:
+        """The EROFS image of a layer's names and attributes."""
+        return self._layout.layer(diff_id) / "layer.erofs"
+
+    def forest(self, diff_id: Digest) -> Path:
+        return self._layout.layer(diff_id) / "forest"
+
+    def recipe(self, diff_id: Digest) -> Path:
+        return self._layout.layer(diff_id) / "recipe"
+
+    def objects(self, diff_id: Digest) -> dict[bytes, int]:
+        """A layer's objects: name in the forest (32 bytes) to size in bytes."""
+        found: dict[bytes, int] = {}
+        for folder, _, names in os.walk(self.forest(diff_id)):
+            for name in names:
+                found[bytes.fromhex(name)] = Path(folder, name).stat().st_size
+        return found
+
+    def metadata_bytes(self, diff_id: Digest) -> int:
+        """What the layer takes beside its objects."""
+        return self.image(diff_id).stat().st_size + self.recipe(diff_id).stat().st_size
+
+    def show(self, staged: Sequence[Staging]) -> None:
+        """Publish complete layers: all of them durable first, with one wait for the disk, then visible."""
+        with store_errors(self._layout.root):
+            sync_file_system(self._layout.root)
+        for staging in staged:
+            staging.show()
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Staging]:
+        """A place to make a layer in; what is not published when the block ends is removed."""
+        path = self._layout.tmp / f"{int(time.time()):x}-{secrets.token_hex(6)}"
+        path.mkdir(mode=0o700)
+        try:
+            yield Staging(self._layout, path)
+        finally:
+            if path.exists():
+                shutil.rmtree(path)

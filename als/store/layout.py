@@ -1,0 +1,124 @@
+"""What lies where below ROOT (default ``/var/lib/als``). This module owns the names; nobody else spells them.
+
+::
+
+    ROOT/version                    the layout's version, "1"
+    ROOT/lock                       lock of the whole store (see als.store.lock)
+    ROOT/locks/<name>               locks of single layers
+    ROOT/objects/xx/yyyy            files by the sha256 of their content: regular, root's, never written again
+    ROOT/layers/<diffID hex>/       one layer, complete and immutable:
+        layer.erofs                     its names and attributes, in the form that is mounted
+        forest/.als/<sha256>            hardlinks to the objects that layer.erofs redirects to
+        recipe                          how to get the layer's tar stream back, bit by bit (als.store.recipe)
+        layer.json                      what it is (als.store.layers.LayerRecord)
+    ROOT/images/<digest hex>/       manifest and config, byte for byte, and image.json
+    ROOT/refs/<sha256 of ref>.json  which image a reference named when it was last pulled
+    ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
+    ROOT/tmp/<random>/              what is being made; whatever is found there at start is an aborted attempt
+    ROOT/store/                     mount point of the FUSE face; under the mount: plain symlinks to finished layers
+    ROOT/is4/                       the additional image store for podman 4 (als.imagestore)
+
+Publication is a rename from ``tmp/`` after everything in it has reached the disk, so each directory of ``layers/`` and
+``images/`` is whole or not there. Objects get their name only after a sync as well: an object that can be found is an
+object that can be trusted, and a second pull may link it without reading it.
+
+What keeps an object alive is a hardlink in a layer's forest: an object with a link count of 1 belongs to nobody. What
+keeps a layer alive is decided in :mod:`als.store.liveness` alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from als.errors import StoreError
+from als.model.digest import Digest
+
+VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below one ROOT."""
+
+    root: Path
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def refs(self) -> Path:
+        return self.root / "refs"
+
+    @property
+    def uses(self) -> Path:
+        return self.root / "uses"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def mount_point(self) -> Path:
+        """Where the FUSE face is mounted; the path that storage.conf names."""
+        return self.root / "store"
+
+    @property
+    def image_store_4(self) -> Path:
+        """The additional image store in podman 4's layout."""
+        return self.root / "is4"
+
+    def layer(self, diff_id: Digest) -> Path:
+        return self.layers / diff_id.hex
+
+    def object(self, sha256: bytes) -> Path:
+        text = sha256.hex()
+        return self.objects / text[:2] / text[2:]
+
+    def create(self) -> None:
+        """Make what is missing; harmless on an existing store.
+
+        :raises StoreError: ROOT belongs to another version of als, or cannot be written.
+        """
+        try:
+            self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for folder in (self.objects, self.layers, self.images, self.refs, self.uses, self.tmp, self.locks):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            for first in range(256):
+                (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
+            self._check_version()
+            if not os.path.lexists(self.mount_point):
+                self.mount_point.mkdir(mode=0o755)
+        except OSError as error:
+            hint = "als needs root; name another folder with --root" if isinstance(error, PermissionError) else ""
+            raise StoreError(f"the store cannot be set up: {error.strerror}", where=str(self.root), hint=hint) from error
+
+    def _check_version(self) -> None:
+        path = self.root / "version"
+        if not path.exists():
+            path.write_text(VERSION + "\n")
+        found = path.read_text().strip()
+        if found != VERSION:
+            raise StoreError(
+                f"the store has layout version {found!r}, this als knows {VERSION}",
+                where=str(self.root),
+                hint="use the als that wrote it, or another --root",
+            )

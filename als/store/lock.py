@@ -1,0 +1,61 @@
+"""Locks between the processes that share one store (the daemon, command lines, several of each).
+
+All are flock(2) locks on files that are never removed, so a process that dies lets go of everything it held. They are
+always taken in this order, and a process that holds a later one never asks for an earlier one:
+
+1. **store** (``ROOT/lock``), shared: by everything that adds objects, layers, images or references, from before it looks
+   whether something is there until it has linked it. Exclusive: by what removes objects or layers. Thus nothing disappears
+   between being found and being used.
+2. **layer** (``ROOT/locks/<diffID>``), exclusive: by whoever makes that layer. The others wait, look again, and find it
+   made: one download whatever the number of askers.
+3. **image store** (``ROOT/is4/overlay-layers/layers.lock``), the lock that containers/storage takes itself, an fcntl(2)
+   lock (see :mod:`als.imagestore`): by whoever rewrites layers.json.
+4. **records** (``ROOT/locks/uses``), exclusive: by whoever changes a count.
+
+flock and not fcntl for our own, because fcntl locks belong to a process: two threads of the daemon would not exclude each
+other, and closing any descriptor of the file would let go of them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from als.errors import LockTimeout
+
+_POLL_SECONDS = 0.02
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path, *, exclusive: bool = True, timeout: float | None = 60.0, give_up: Callable[[], bool] | None = None
+) -> Iterator[None]:
+    """Hold a lock file for the length of a ``with`` block.
+
+    flock(2) itself knows no deadline, therefore the lock is tried again and again; waiters are few and waits are rare.
+
+    :param timeout: seconds to wait; None where `give_up` decides.
+    :param give_up: asked while waiting; True ends the wait.
+    :raises LockTimeout: somebody else held it for all that time.
+    """
+    operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(fd, operation)
+                break
+            except BlockingIOError:
+                if (end is not None and time.monotonic() >= end) or (give_up is not None and give_up()):
+                    raise LockTimeout(
+                        "another process holds this lock", where=str(path), hint="look with `fuser` which one"
+                    ) from None
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,139 @@
+"""Objects and forests on a real file system."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from als.errors import StoreDamaged, StoreError, StoreFull
+from als.model.forest import forest_path
+from als.store.layout import Layout
+from als.store.objects import Forest, copy_forest, link_or_copy
+from tests.harness.system import unmount_below
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tmp_path / "root")
+    made.create()
+    return made
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def test_same_content_in_two_layers_is_one_inode(layout: Layout, tmp_path: Path) -> None:
+    first, second = Forest(layout, tmp_path / "a"), Forest(layout, tmp_path / "b")
+    sha256 = first.add(b"content")
+    first.commit()
+    assert second.add(b"content") == sha256
+    assert second.new_bytes == 0
+    second.commit()
+    inodes = {
+        inode(layout.object(sha256)),
+        inode(tmp_path / "a" / forest_path(sha256)),
+        inode(tmp_path / "b" / forest_path(sha256)),
+    }
+    assert len(inodes) == 1
+    assert layout.object(sha256).read_bytes() == b"content"
+    assert layout.object(sha256).stat().st_nlink == 3
+
+
+def test_two_layers_made_side_by_side_end_with_one_inode(layout: Layout, tmp_path: Path) -> None:
+    first, second = Forest(layout, tmp_path / "a"), Forest(layout, tmp_path / "b")
+    sha256 = first.add(b"content")
+    second.add(b"content")
+    assert inode(tmp_path / "a" / forest_path(sha256)) != inode(tmp_path / "b" / forest_path(sha256))
+    first.commit()
+    second.commit()
+    assert inode(tmp_path / "a" / forest_path(sha256)) == inode(tmp_path / "b" / forest_path(sha256))
+
+
+def test_nothing_has_a_name_in_the_store_before_commit(layout: Layout, tmp_path: Path) -> None:
+    sha256 = Forest(layout, tmp_path / "a").add(b"content")
+    assert not layout.object(sha256).exists()
+
+
+def test_pieces_and_holes(layout: Layout, tmp_path: Path) -> None:
+    forest = Forest(layout, tmp_path / "a")
+    writer = forest.writer()
+    writer.write(b"start")
+    writer.hole(5 << 20)
+    writer.write(memoryview(b"end"))
+    writer.hole(1000)
+    sha256 = writer.finish()
+    expected = b"start" + bytes(5 << 20) + b"end" + bytes(1000)
+    path = tmp_path / "a" / forest_path(sha256)
+    assert sha256 == hashlib.sha256(expected).digest()
+    assert path.read_bytes() == expected
+    assert path.stat().st_blocks * 512 < 1 << 20, "the hole takes space"
+
+
+def test_an_abandoned_object_leaves_nothing(layout: Layout, tmp_path: Path) -> None:
+    forest = Forest(layout, tmp_path / "a")
+    writer = forest.writer()
+    writer.write(b"half")
+    writer.abandon()
+    assert [path for path in (tmp_path / "a").rglob("*") if not path.is_dir()] == []
+
+
+def test_an_object_of_the_wrong_size_is_not_used(layout: Layout, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(b"content").digest()
+    layout.object(sha256).write_bytes(b"torn")
+    with pytest.raises(StoreDamaged, match="4 bytes instead of 7"):
+        Forest(layout, tmp_path / "a").add(b"content")
+
+
+def test_an_inode_without_room_for_links_gets_a_twin(tmp_path: Path, as_root: None) -> None:
+    """ext4 takes 65,000 links."""
+    image, folder = tmp_path / "fs.img", tmp_path / "fs"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-N", "1024", image], check=True)
+    try:
+        subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+        (folder / "object").write_bytes(b"content" * 1000)
+        for number in range(64_999):
+            os.link(folder / "object", folder / str(number))
+        link_or_copy(folder / "object", folder / "one-more")
+        assert (folder / "one-more").read_bytes() == b"content" * 1000
+        assert inode(folder / "one-more") != inode(folder / "object")
+        assert (folder / "one-more").stat().st_mode & 0o777 == 0o444
+    finally:
+        unmount_below(folder)
+
+
+def test_a_copied_forest_has_its_own_folders_and_the_same_files(layout: Layout, tmp_path: Path) -> None:
+    sha256 = Forest(layout, tmp_path / "a").add(b"content")
+    copy_forest(tmp_path / "a", tmp_path / "b")
+    assert inode(tmp_path / "b" / forest_path(sha256)) == inode(tmp_path / "a" / forest_path(sha256))
+    assert inode(tmp_path / "b" / ".als") != inode(tmp_path / "a" / ".als")
+
+
+def test_a_full_disk_is_said_clearly(tmp_path: Path, as_root: None) -> None:
+    from als.store.objects import store_errors
+
+    folder = tmp_path / "fs"
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=True)
+        layout = Layout(folder / "root")
+        with pytest.raises(StoreFull, match="no space left"), store_errors(folder):
+            layout.create()
+            forest = Forest(layout, folder / "forest")
+            for number in range(64):
+                forest.add(bytes([number]) * 100_000)
+    finally:
+        unmount_below(folder)
+
+
+def test_a_store_of_another_version_is_refused(layout: Layout) -> None:
+    (layout.root / "version").write_text("2\n")
+    with pytest.raises(StoreError, match="layout version '2'"):
+        layout.create()
