@@ -1,0 +1,239 @@
+"""From a reference to complete layers in the store: which image it names, and the making of its missing layers in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from als.errors import AlsError, BadImage, NotFound
+from als.fetch.ingest import ingest
+from als.fetch.source import ImageSource, LocalImages, RegistryImages, read_blob
+from als.formats.discovery import find_formats, format_of
+from als.model.digest import Digest
+from als.model.limits import DEFAULT_LIMITS
+from als.model.manifest import Descriptor, Index, candidates, choose, parse_manifest, toc_digest
+from als.model.platform import Platform
+from als.model.reference import Reference, Transport
+from als.registry.archive import OciArchive
+from als.registry.environment import Environment
+from als.registry.layout import OciLayout
+from als.registry.resolve import resolve
+from als.registry.source import RawManifest
+from als.store.images import ImageRecord
+from als.store.layers import Layers, Staging
+from als.store.layout import Layout
+from als.store.lock import locked
+from als.worker.client import Workers
+
+_MAX_INDEX_DEPTH = 3
+_LAYER_LOCK_TIMEOUT = 900.0
+
+
+class Progress(Protocol):
+    """Told what happens to each layer of a pull; called from several threads."""
+
+    def begins(self, layer: Descriptor) -> None:
+        """Its blob is being fetched."""
+        ...
+
+    def advances(self, layer: Descriptor, count: int) -> None:
+        """So many more bytes of it have arrived."""
+        ...
+
+    def done(self, layer: Descriptor, *, fetched: bool) -> None:
+        """It is in the store; `fetched` is False where it had been before."""
+        ...
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def begins(self, layer: Descriptor) -> None:
+        pass
+
+    def advances(self, layer: Descriptor, count: int) -> None:
+        pass
+
+    def done(self, layer: Descriptor, *, fetched: bool) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a reference names at its source now."""
+
+    reference: Reference
+    image: ImageRecord
+    listed: Digest
+    """Of the manifest or index that the reference itself names."""
+    source: ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The outcome of making one layer."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    staging: Staging | None
+    """None: the store had the layer already, or it failed."""
+    resources: ExitStack
+    """What is to be let go of once the layer is published."""
+    error: AlsError | None = None
+
+
+class Puller:
+    """Makes layers. Thread-safe.
+
+    :param stall: seconds without progress after which a download is given up.
+    :param parallel: how many layers are made at once.
+    """
+
+    def __init__(
+        self, layout: Layout, layers: Layers, workers: Workers, platform: Platform, *, stall: float, parallel: int
+    ) -> None:
+        self._layout = layout
+        self._layers = layers
+        self._workers = workers
+        self._platform = platform
+        self._stall = stall
+        self._parallel = parallel
+        self._formats = find_formats()
+
+    @contextmanager
+    def resolved(self, reference: Reference, has: Digest | None = None) -> Iterator[Resolved]:
+        """Ask the source which image a reference names.
+
+        :param has: the blob (or TOC) digest of a layer the image is known to have. Of an index, the image for this machine
+            is taken, and if that has no such layer, whichever has: a client may have asked for another platform.
+        :raises NotFound: there is no such image, or none with that layer.
+        """
+        source = self._open(reference)
+        try:
+            name = reference.tag_or_digest
+            raw = source.manifest(name)
+            for image in self._images(source, raw, str(reference), any_platform=has is not None):
+                if has is None or has in layer_names(image):
+                    yield Resolved(reference, image, raw.digest, source)
+                    return
+            raise NotFound(f"no image there has the layer {has}", where=str(reference))
+        finally:
+            source.close()
+
+    def fill(self, resolved: Resolved, ready: Callable[[Sequence[Digest]], None], progress: Progress) -> None:
+        """Make every layer of an image that the store lacks. The caller holds the store's shared lock.
+
+        Layers are made in parallel; those that are complete while others are being written to disk are published
+        together, because a wait for the disk costs the same for one as for many.
+
+        :param ready: called with DiffIDs as soon as those layers are in the store.
+        :raises AlsError: the first thing that failed; layers that were complete by then are kept.
+        """
+        image = resolved.image
+        todo = dict(zip(image.config.diff_ids, image.manifest.layers, strict=True))
+        failures: list[AlsError] = []
+        with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as pool:
+            pending = {pool.submit(self._made, resolved, layer, diff_id, progress) for diff_id, layer in todo.items()}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                made = [future.result() for future in done if not future.cancelled()]
+                failures += [each.error for each in made if each.error is not None]
+                self._show([each for each in made if each.error is None], ready, progress)
+                if failures:
+                    # Ends what is being fetched as well: nobody waits for the rest of an image that cannot be.
+                    resolved.source.close()
+                    for future in pending:
+                        future.cancel()
+        if failures:
+            raise failures[0]
+
+    def _show(self, made: Sequence[_Made], ready: Callable[[Sequence[Digest]], None], progress: Progress) -> None:
+        with ExitStack() as stack:
+            for each in made:
+                stack.push(each.resources)
+            if staged := [each.staging for each in made if each.staging is not None]:
+                self._layers.show(staged)
+        for each in made:
+            progress.done(each.descriptor, fetched=each.staging is not None)
+        if made:
+            ready([each.diff_id for each in made])
+
+    def _made(self, resolved: Resolved, descriptor: Descriptor, diff_id: Digest, progress: Progress) -> _Made:
+        """A layer that is complete but not published yet; its lock and its staging folder are held."""
+        with ExitStack() as stack:
+            try:
+                staging = None
+                if not self._layers.has(diff_id):
+                    stack.enter_context(locked(self._layout.locks / diff_id.hex, timeout=_LAYER_LOCK_TIMEOUT))
+                    if not self._layers.has(diff_id):
+                        progress.begins(descriptor)
+                        staging = stack.enter_context(self._layers.stage())
+                        self._make(resolved.source, descriptor, diff_id, staging, progress)
+                return _Made(descriptor, diff_id, staging, stack.pop_all())
+            except AlsError as error:
+                where = f"{resolved.reference} {error.where or descriptor.digest}"
+                located = type(error)(error.what, where=where, hint=error.hint)
+                located.__cause__ = error
+                return _Made(descriptor, diff_id, None, ExitStack(), located)
+
+    def _make(self, source: ImageSource, descriptor: Descriptor, diff_id: Digest, staging: Staging, progress: Progress) -> None:
+        format_name = format_of(self._formats, descriptor.media_type, descriptor.annotations).name
+
+        def advance(count: int) -> None:
+            progress.advances(descriptor, count)
+
+        staging.complete(ingest(source, descriptor, diff_id, format_name, staging, self._workers, advance, stall=self._stall))
+
+    def _open(self, reference: Reference) -> ImageSource:
+        if reference.transport is Transport.OCI:
+            return LocalImages(OciLayout(reference.path))
+        if reference.transport is Transport.OCI_ARCHIVE:
+            return LocalImages(OciArchive(reference.path))
+        endpoints = resolve(reference, Environment.current())
+        params: dict[str, object] = {"endpoints": [endpoint.to_json() for endpoint in endpoints]}
+        return RegistryImages(self._workers, params, str(reference), stall=self._stall)
+
+    def _images(self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool) -> Iterator[ImageRecord]:
+        """The image behind a manifest or index; with `any_platform`, this machine's first and then the others."""
+        seen: set[Digest] = set()
+        for chosen in self._manifests(source, raw, where, any_platform=any_platform, depth=0):
+            if chosen.digest in seen:
+                continue
+            seen.add(chosen.digest)
+            manifest = parse_manifest(chosen.data, chosen.media_type)
+            if isinstance(manifest, Index):
+                raise BadImage("an index where a manifest was promised", where=where)
+            config = read_blob(source, manifest.config, DEFAULT_LIMITS.config_bytes)
+            yield ImageRecord.parse(manifest.media_type, chosen.data, config)
+
+    def _manifests(
+        self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool, depth: int
+    ) -> Iterator[RawManifest]:
+        parsed = parse_manifest(raw.data, raw.media_type)
+        if not isinstance(parsed, Index):
+            yield raw
+            return
+        if depth >= _MAX_INDEX_DEPTH:
+            raise BadImage("indexes within indexes without end", where=where)
+        if any_platform:
+            first = candidates(parsed, self._platform)
+            chosen = [*first, *(descriptor for descriptor in parsed.manifests if descriptor not in first)]
+        else:
+            chosen = [choose(parsed, self._platform)]
+        for descriptor in chosen:
+            inner = source.manifest(str(descriptor.digest))
+            yield from self._manifests(source, inner, where, any_platform=any_platform, depth=depth + 1)
+
+
+def names_of(layer: Descriptor) -> list[Digest]:
+    """The digests by which a client may ask for a layer: its blob's, and its table of contents' if it has one."""
+    toc = toc_digest(layer)
+    return [layer.digest] if toc is None else [layer.digest, toc]
+
+
+def layer_names(image: ImageRecord) -> list[Digest]:
+    """Every digest by which a client may ask for one of an image's layers; a layer listed twice appears twice."""
+    return [name for layer in image.manifest.layers for name in names_of(layer)]

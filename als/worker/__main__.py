@@ -1,0 +1,67 @@
+"""The zygote: ``python -m als.worker FD`` forks a worker whenever its parent asks on the socket FD.
+
+It loads all modules that workers need, and then does nothing but receive requests, fork, and hand back a pidfd. It keeps
+root, because entering a sandbox needs it, and never sees a byte that did not come from its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from als.worker import fetch_job
+from als.worker.parse_job import ParseJob
+from als.worker.sandbox import Sandbox, enter
+
+Job = Callable[[Mapping[str, Any], Sequence[int]], None]
+_MAX_REQUEST = 1 << 17
+_MAX_FDS = 4
+
+
+def main(control_fd: int, empty_folder: str) -> None:
+    """Serve fork requests until the parent closes its end."""
+    # Children are reaped by the kernel; their parent's parent learns of their end through a pidfd.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs: Mapping[str, Job] = {"parse": ParseJob(), "fetch": fetch_job.run}
+    with socket.socket(fileno=control_fd) as control:
+        while True:
+            request, fds, _, _ = socket.recv_fds(control, _MAX_REQUEST, _MAX_FDS)
+            if not request:
+                return
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _work(jobs, json.loads(request), fds, empty_folder)
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(control, [b"{}"], [pidfd])
+            for fd in (pidfd, *fds):
+                os.close(fd)
+
+
+def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int], empty_folder: str) -> None:
+    """Be a worker; never returns."""
+    status = 1
+    try:
+        enter(Sandbox(**request["sandbox"]), empty_folder)
+        jobs[request["job"]](request["params"], fds)
+        status = 0
+    except BrokenPipeError:
+        # Whoever asked for this work has lost interest; that is not our failure.
+        status = 0
+    finally:
+        if status:
+            logging.getLogger("als.worker").exception("worker %s failed", request["job"])
+        logging.shutdown()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,141 @@
+"""The protocol between workers and the privileged side, with honest and hostile ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from als.errors import BadImage, DeadlineExceeded, NotFound, WorkerError
+from als.model.entry import Entry, EntryType
+from als.worker.frames import DATA, END, MAX_BODY, FrameReader, FrameWriter, pack_entry, unpack_entry
+
+
+def never() -> None:
+    raise DeadlineExceeded("nothing came")
+
+
+def read(data: bytes) -> list[tuple[int, bytes]]:
+    """What a reader makes of bytes that come through a pipe."""
+    read_end, write_end = os.pipe()
+
+    def feed() -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(write_end, view) :]
+        except BrokenPipeError:
+            pass
+        os.close(write_end)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        return [(kind, bytes(body)) for kind, body in FrameReader(read_end, never).frames()]
+    finally:
+        os.close(read_end)
+        thread.join()
+
+
+def written(frames: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(struct.pack("<BI", kind, len(body)) + body for kind, body in frames)
+
+
+@given(bodies=st.lists(st.binary(max_size=2000), max_size=20), big=st.integers(0, 3 << 20))
+@settings(max_examples=40, deadline=None)
+def test_frames_arrive_as_sent(bodies: list[bytes], big: int) -> None:
+    frames = [(DATA, body) for body in [*bodies, b"x" * big, *bodies]] + [(END, b"{}")]
+    assert read(written(frames)) == frames
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"D\x01\x00\x00",
+        written([(DATA, b"abc")]),
+        written([(DATA, b"abc")])[:-1],
+        struct.pack("<BI", DATA, MAX_BODY + 1),
+        struct.pack("<BI", DATA, 0xFFFFFFFF) + b"x" * 100,
+    ],
+)
+def test_a_broken_stream_is_a_worker_error(data: bytes) -> None:
+    with pytest.raises(WorkerError):
+        read(data)
+
+
+def test_an_error_crosses_as_itself() -> None:
+    read_end, write_end = os.pipe()
+    out = FrameWriter(write_end)
+    out.write_error(NotFound("no such blob", where="registry", hint="look again"))
+    out.flush()
+    with pytest.raises(NotFound) as caught:
+        list(FrameReader(read_end, never).frames())
+    assert (caught.value.what, caught.value.where, caught.value.hint) == ("no such blob", "registry", "look again")
+    os.close(read_end)
+    os.close(write_end)
+
+
+@pytest.mark.parametrize("name", ["SystemExit", "Exception", "annotations", "__name__", "AlsError; import os", None])
+def test_a_worker_cannot_choose_what_is_raised(name: str | None) -> None:
+    with pytest.raises(WorkerError):
+        read(written([(ord("E"), json.dumps({"type": name, "what": "x"}).encode())]))
+
+
+def test_silence_is_not_waited_for() -> None:
+    read_end, write_end = os.pipe()
+    with pytest.raises(DeadlineExceeded):
+        list(FrameReader(read_end, never, tick=0.01).frames())
+    os.close(read_end)
+    os.close(write_end)
+
+
+U64 = st.integers(0, (1 << 64) - 1)
+ENTRIES = st.builds(
+    Entry,
+    path=st.binary(max_size=300),
+    type=st.sampled_from(EntryType),
+    mode=st.integers(0, 0xFFFF),
+    uid=U64,
+    gid=U64,
+    mtime=st.integers(-(1 << 63), (1 << 63) - 1),
+    mtime_ns=st.integers(0, 999_999_999),
+    size=U64,
+    stored=U64,
+    linkname=st.binary(max_size=300),
+    rdev=st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1)),
+    xattrs=st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=99))).map(tuple),
+    extents=st.none() | st.lists(st.tuples(U64, U64)).map(tuple),
+)
+
+
+@given(entry=ENTRIES)
+def test_entries_arrive_as_sent(entry: Entry) -> None:
+    assert unpack_entry(memoryview(pack_entry(entry))) == entry
+
+
+@given(entry=ENTRIES, data=st.data())
+def test_a_cut_or_changed_entry_is_an_error_or_an_entry(entry: Entry, data: st.DataObject) -> None:
+    packed = bytearray(pack_entry(entry))
+    packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = packed[: data.draw(st.integers(0, len(packed)))]
+    with contextlib.suppress(WorkerError):
+        assert isinstance(unpack_entry(memoryview(bytes(cut))), Entry)
+
+
+def test_an_entry_that_declares_endless_lists_costs_nothing() -> None:
+    packed = bytearray(pack_entry(Entry(b"x", EntryType.FILE)))
+    struct.pack_into("<I", packed, len(packed) - 5, 0xFFFFFFF0)
+    with pytest.raises(WorkerError):
+        unpack_entry(memoryview(bytes(packed)))
+
+
+def test_bad_image_is_among_what_can_cross() -> None:
+    with pytest.raises(BadImage):
+        read(written([(ord("E"), b'{"type": "BadImage", "what": "x"}')]))
