@@ -8,8 +8,10 @@ image. That one budget bounds time and memory, whatever the image states; loops 
 
 from __future__ import annotations
 
+import mmap
 import re
 import stat
+from pathlib import Path
 from typing import NoReturn
 
 from als.erofs.layout import (
@@ -55,6 +57,18 @@ def read_image(image: bytes | memoryview, profile: Profile, *, names_are_sha256:
     :raises als.errors.StoreDamaged: the writer has not written it.
     """
     return _Reader(memoryview(image), profile, names_are_sha256).tree()
+
+
+def read_image_file(path: Path, profile: Profile, *, names_are_sha256: bool = True) -> Tree:
+    """As :func:`read_image`, of a file.
+
+    :raises OSError: it cannot be read.
+    :raises als.errors.StoreDamaged: the writer has not written it.
+    """
+    if not path.stat().st_size:
+        raise StoreDamaged("an empty file instead of an image", where=str(path))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        return read_image(view, profile, names_are_sha256=names_are_sha256)
 
 
 class _Raw:

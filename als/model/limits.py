@@ -29,8 +29,9 @@ class Limits:
     """Uncompressed, holes of sparse files included."""
     file_bytes: int = 1 << 38
     expansion: int = 2000
-    """Uncompressed bytes per compressed byte beyond the first `expansion_floor` bytes; DEFLATE cannot exceed 1,032."""
-    expansion_floor: int = 64 << 20
+    """Uncompressed bytes per compressed byte beyond the first `expansion_floor` bytes. DEFLATE cannot exceed 1,032; zstd
+    reaches 32,000 with zeros, which an honest layer has some of, but not without end."""
+    expansion_floor: int = 4 << 30
 
 
 DEFAULT_LIMITS = Limits()

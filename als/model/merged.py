@@ -79,3 +79,32 @@ def _below(level: Sequence[tuple[int, Node]], name: bytes) -> list[tuple[int, No
         if node.opaque:
             break
     return found
+
+
+def flatten(lower: Tree, upper: Tree) -> Tree:
+    """One tree that shows what `upper` over `lower` shows; neither is changed.
+
+    What whiteouts and opaque directories of `upper` hide is gone. Whiteouts are gone as well, and directories are no longer
+    opaque, so `lower` has to be the lowest layer or the result of flattening: nothing may be below it.
+    """
+    return Tree(_flatten(lower.root, upper.root))
+
+
+def _flatten(lower: Directory | None, upper: Directory) -> Directory:
+    merged = Directory(upper.inode)
+    below: dict[bytes, Node] = {} if lower is None or upper.opaque else lower.entries
+    for name, node in below.items():
+        if name not in upper.entries:
+            merged.entries[name] = node
+    for name, node in upper.entries.items():
+        if isinstance(node, Directory):
+            hidden = below.get(name)
+            merged.entries[name] = _flatten(hidden if isinstance(hidden, Directory) else None, node)
+        elif node.type is not FileType.WHITEOUT:
+            merged.entries[name] = node
+    return merged
+
+
+def lowest(tree: Tree) -> Tree:
+    """A lowest layer as it shows when nothing is below it: without whiteouts and opaque directories."""
+    return Tree(_flatten(None, tree.root))

@@ -2,7 +2,8 @@
 
 The grammar is that of containers/image (``docker/reference/regexp.go`` and ``normalize.go``), including what docker.io
 implies, because the text that podman hands to an Additional Layer Store is the result of that grammar. One thing is
-accepted beyond it: IPv6 literals in brackets as hosts, as newer versions of distribution/reference do.
+accepted beyond it: IPv6 literals in brackets as hosts, as newer versions of distribution/reference do. One is refused that it
+takes by accident: a host with an underscore, for which upstream returns a name without a host.
 
 The grammar is applied piece by piece instead of with one expression: the errors can say which piece is wrong, and no
 input makes the matcher backtrack (upstream relies on a regular expression engine that never does).

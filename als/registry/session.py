@@ -150,6 +150,7 @@ class Session:
             own = origin(url) == first
             if not own:
                 authorization = None
+            # As containers/image: whom a registry sends us to is believed on the same terms, but not shown our certificate.
             trust = Trust(self.endpoint.tls, self.endpoint.insecure, identify=own)
             sent = {**headers, "Authorization": authorization} if authorization else headers
             response = self._transport.send("GET", url, sent, trust, deadline)
@@ -173,7 +174,6 @@ class Session:
         """Talk to a token server; it sees our credential, and nobody that it might redirect to does."""
         where = f"token server {show(request.url)} for {self.endpoint.name}"
         trust = Trust(self.endpoint.tls, self.endpoint.insecure, identify=origin(request.url) == self._origin())
-
         response = self._transport.send(request.method, request.url, request.headers, trust, deadline, request.body)
         answer = Answer(response, request.url)
         if answer.status == 200:

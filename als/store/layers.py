@@ -59,8 +59,9 @@ class Staging:
     def __init__(self, layout: Layout, path: Path) -> None:
         self._layout = layout
         self.path = path
-        self.forest = Forest(layout, path / "forest")
+        self.forest = Forest(layout, path / "diff1")
         self._record: LayerRecord | None = None
+        (path / "diff").mkdir(mode=0o755)
 
     @property
     def image(self) -> Path:
@@ -115,7 +116,12 @@ class Layers:
         return self._layout.layer(diff_id) / "layer.erofs"
 
     def forest(self, diff_id: Digest) -> Path:
-        return self._layout.layer(diff_id) / "forest"
+        """The hardlinks to a layer's objects: ``diff1`` in the ALS protocol's terms."""
+        return self._layout.layer(diff_id) / "diff1"
+
+    def mount_point(self, diff_id: Digest) -> Path:
+        """Where a layer's image is mounted beside its forest: ``diff`` in the ALS protocol's terms."""
+        return self._layout.layer(diff_id) / "diff"
 
     def recipe(self, diff_id: Digest) -> Path:
         return self._layout.layer(diff_id) / "recipe"

@@ -8,7 +8,8 @@
     ROOT/objects/xx/yyyy            files by the sha256 of their content: regular, root's, never written again
     ROOT/layers/<diffID hex>/       one layer, complete and immutable:
         layer.erofs                     its names and attributes, in the form that is mounted
-        forest/.als/<sha256>            hardlinks to the objects that layer.erofs redirects to
+        diff/                           where layer.erofs is mounted for clients of the ALS protocol alone
+        diff1/.als/<sha256>             the forest: hardlinks to the objects that layer.erofs redirects to
         recipe                          how to get the layer's tar stream back, bit by bit (als.store.recipe)
         layer.json                      what it is (als.store.layers.LayerRecord)
     ROOT/images/<digest hex>/       manifest and config, byte for byte, and image.json

@@ -188,10 +188,16 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new)
 
 
-def copy_forest(source: Path, target: Path) -> None:
-    """A forest of its own inodes for the directories, holding the same objects."""
-    for folder, _, files in os.walk(source):
-        here = target / Path(folder).relative_to(source)
-        here.mkdir(mode=0o755)
-        for name in files:
-            link_or_copy(Path(folder, name), here / name)
+def forest_names(forest: Path) -> set[str]:
+    """What a forest holds; nothing where there is none."""
+    try:
+        return set(os.listdir(forest / FOREST))
+    except FileNotFoundError:
+        return set()
+
+
+def add_to_forest(source: Path, target: Path) -> None:
+    """Let a forest, made here if need be, hold what another one holds."""
+    (target / FOREST).mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in forest_names(source) - forest_names(target):
+        link_or_copy(source / FOREST / name, target / FOREST / name)

@@ -1,0 +1,110 @@
+"""The FUSE face's backend over the real store: thin, every decision is :class:`als.service.core.Service`'s."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from als.errors import NotFound
+from als.fetch.pull import names_of
+from als.fetch.source import copy_blob
+from als.fuse.backend import ByteFile, ServedLayer
+from als.imagestore.tarsplit import TarSplitFile
+from als.model.digest import Digest
+from als.model.forest import forest_path
+from als.model.reference import parse_reference
+from als.service import Service
+from als.service.flights import Flights
+from als.store.images import ImageRecord
+from als.store.recipe import tar_stream
+
+
+class StoreBackend:
+    """Implements :class:`als.fuse.backend.Backend`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._flights = Flights(service)
+
+    def lookup(self, reference: str, digest: str) -> ServedLayer | None:
+        """See :meth:`als.fuse.backend.Backend.lookup`."""
+        wanted = Digest.parse(digest)
+        image = self._service.known_image(reference, wanted)
+        if image is None:
+            stall = self._service.config.lookup_deadline
+            found = self._flights.wait(parse_reference(reference), wanted, stall)
+            return None if found is None else self._served(reference, wanted, *found)
+        if self._service.refusal(image, wanted):
+            return None
+        index = self._service.index_of(image, wanted)
+        return None if index is None else self._served(reference, wanted, image, index)
+
+    def use(self, reference: str, digest: str) -> None:
+        """See :meth:`als.fuse.backend.Backend.use`."""
+        self._service.uses.change(reference, digest, +1)
+
+    def release(self, reference: str, digest: str) -> None:
+        """See :meth:`als.fuse.backend.Backend.release`."""
+        self._service.uses.change(reference, digest, -1)
+
+    def open_blob(self, reference: str, digest: str) -> ByteFile:
+        """See :meth:`als.fuse.backend.Backend.open_blob`."""
+        wanted = Digest.parse(digest)
+        with self._service.puller.resolved(parse_reference(reference), wanted) as resolved:
+            for layer in resolved.image.manifest.layers:
+                if wanted in names_of(layer):
+                    path = self._service.layout.tmp / f"blob-{secrets.token_hex(6)}"
+                    copy_blob(resolved.source, layer, path)
+                    return UnlinkedFile(path)
+        raise NotFound("no such layer in the image", where=f"{reference} {digest}")
+
+    def tar_splits(self) -> Iterable[str]:
+        """See :meth:`als.fuse.backend.Backend.tar_splits`."""
+        return self._service.image_store.published()
+
+    def open_tar_split(self, chain_id: str) -> ByteFile:
+        """See :meth:`als.fuse.backend.Backend.open_tar_split`."""
+        entry = self._service.image_store.published().get(chain_id)
+        if entry is None:
+            raise NotFound("no such layer is published", where=chain_id)
+        record = self._service.layers.get(Digest.parse(str(entry["diff-digest"])))
+        forest = self._service.layers.forest(record.diff_id)
+
+        def open_object(sha256: bytes) -> int:
+            return os.open(forest / forest_path(sha256), os.O_RDONLY | os.O_CLOEXEC)
+
+        def stream() -> Iterator[bytes]:
+            return tar_stream(self._service.layers.recipe(record.diff_id), open_object)
+
+        return TarSplitFile(stream, record.diff_size)
+
+    def _served(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> ServedLayer:
+        layer = self._service.serve_layer(reference, digest, image, index)
+        return ServedLayer(
+            layer.chain_id,
+            self._service.layers.mount_point(layer.diff_id),
+            json.dumps(layer.info()).encode(),
+            layer.blob_size,
+        )
+
+
+class UnlinkedFile:
+    """A temporary file's content; it has no name any more and goes with its last reader."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        path.unlink()
+        self.size = os.fstat(self._fd).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset`."""
+        return os.pread(self._fd, length, offset)
+
+    def close(self) -> None:
+        """Give the space back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

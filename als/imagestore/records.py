@@ -1,0 +1,79 @@
+"""The entries of ``layers.json`` (go.podman.io/storage, ``layers.go``: type Layer)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from als.errors import StoreDamaged
+from als.model.digest import Digest
+from als.model.manifest import LayerCompression
+
+COMPRESSION_NUMBER: Mapping[LayerCompression, int] = {
+    LayerCompression.NONE: 0,
+    LayerCompression.GZIP: 2,
+    LayerCompression.ZSTD: 4,
+}
+"""go.podman.io/storage ``pkg/archive``: type Compression (1 is bzip2, 3 is xz)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedLayer:
+    """A layer at its place in an image."""
+
+    chain_id: str
+    parent: str
+    """The chain ID of the layer below; "" for the first."""
+    diff_id: Digest
+    diff_size: int
+    """Bytes of the uncompressed tar stream."""
+    blob: Digest
+    blob_size: int
+    compression: LayerCompression
+    created: float
+    """Seconds since the epoch."""
+    toc: Digest | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The entry as containers/storage writes it."""
+        entry: dict[str, object] = {
+            "id": self.chain_id,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.created)),
+            "compressed-diff-digest": str(self.blob),
+            "compressed-size": self.blob_size,
+            "diff-digest": str(self.diff_id),
+            "diff-size": self.diff_size,
+            "compression": COMPRESSION_NUMBER[self.compression],
+        }
+        if self.parent:
+            entry["parent"] = self.parent
+        if self.toc is not None:
+            entry["toc-digest"] = str(self.toc)
+        return entry
+
+    def info(self) -> dict[str, object]:
+        """The ``info`` document of the ALS protocol: the same facts, without a place in an image."""
+        return {key: value for key, value in self.to_json().items() if key not in ("id", "parent", "created")}
+
+
+def parse_entries(data: bytes, where: str) -> list[dict[str, Any]]:
+    """The entries of a layers.json that we wrote; empty data is an empty list.
+
+    :raises StoreDamaged: it is something else.
+    """
+    hint = "stop its users and run `als serve`, which writes it again"
+    try:
+        value = json.loads(data or b"[]")
+    except ValueError as error:
+        raise StoreDamaged(f"not valid JSON: {error}", where=where, hint=hint) from error
+    if not isinstance(value, list) or not all(isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in value):
+        raise StoreDamaged("not a list of layers", where=where, hint=hint)
+    return value
+
+
+def format_entries(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """A layers.json."""
+    return json.dumps(list(entries)).encode()

@@ -1,0 +1,231 @@
+"""Pulling images into the store and publishing them to clients.
+
+Publication always takes the same way: a layer is complete in the store, then mounted and listed in the image store under
+its chain ID, and only then is a lookup through the Additional Layer Store answered. containers/storage then finds the layer
+in the image store and never makes one of its own (docs/architecture.md says why that matters).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from als.config import Config
+from als.errors import AlsError, BadReference, LockTimeout, NotFound
+from als.fetch.pull import Progress, Puller, Silent, layer_names, names_of
+from als.imagestore.diffn import DiffNStore
+from als.imagestore.links import PlainLinks
+from als.imagestore.records import PublishedLayer
+from als.model.digest import Digest
+from als.model.manifest import layer_compression, toc_digest
+from als.model.reference import Reference, parse_reference
+from als.mount.erofs import ensure_mounted
+from als.mount.propagation import ensure_shared
+from als.registry.host import host_platform
+from als.store.images import ImageRecord, Images
+from als.store.layers import Layers
+from als.store.layout import Layout
+from als.store.lock import locked
+from als.store.uses import Uses
+from als.worker.client import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The store and everything that works on it. Thread-safe; several processes may have one on the same ROOT."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.layout = Layout(config.root)
+        self.layers = Layers(self.layout)
+        self.images = Images(self.layout)
+        self.uses = Uses(self.layout)
+        self.image_store = DiffNStore(self.layout, self.layers)
+        self.workers = Workers(config.worker_ids(), config.run / "empty")
+        self._links = PlainLinks(self.layout)
+        self.puller = Puller(
+            self.layout,
+            self.layers,
+            self.workers,
+            host_platform(),
+            stall=config.lookup_deadline,
+            parallel=config.max_workers or os.cpu_count() or 2,
+        )
+
+    def __enter__(self) -> Service:
+        """Make the store if there is none.
+
+        :raises StoreError: it cannot be made or read.
+        """
+        self.layout.create()
+        self.config.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.image_store.create()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.workers.close()
+
+    def recover(self) -> None:
+        """Bring back what a reboot or a crash took: mounts, publications; remove what was left half made."""
+        ensure_shared(self.layout.root)
+        self._sweep()
+        self.image_store.remount()
+        for use in self.uses.all():
+            try:
+                held = Digest.parse(use.digest)
+                image = self.known_image(use.reference, held)
+                index = self.index_of(image, held) if image is not None else None
+                if image is not None and index is not None:
+                    self.serve_layer(use.reference, held, image, index)
+            except AlsError as error:
+                log.warning("%s %s is not served: %s", use.reference, use.digest, error)
+        for ref in self.images.refs():
+            try:
+                image = self.images.get(ref.digest)
+                self._publish(image, len(image.manifest.layers))
+            except AlsError as error:
+                log.warning("%s is not served: %s", ref.reference, error)
+
+    def pull(
+        self,
+        reference: Reference,
+        progress: Progress | None = None,
+        *,
+        has: Digest | None = None,
+        wanted: Callable[[ImageRecord], bool] = lambda image: True,
+        published: Callable[[ImageRecord, int], None] = lambda image, count: None,
+    ) -> ImageRecord:
+        """Have an image's layers in the store, published.
+
+        :param has: a digest by which one of the layers is known; chooses between the platforms of an index.
+        :param wanted: asked once the image is known; False: nothing is fetched.
+        :param published: told whenever more layers, counted from the lowest, are ready for clients.
+        :raises AlsError: it could not be done; complete layers are kept.
+        """
+        with locked(self.layout.lock, exclusive=False), self.puller.resolved(reference, has) as resolved:
+            image = resolved.image
+            if not wanted(image):
+                return image
+
+            def report(count: int) -> None:
+                self._publish(image, count)
+                published(image, count)
+
+            shelf = _Shelf(image, report)
+            self.puller.fill(resolved, shelf.add, progress or Silent())
+            self.images.put(image)
+            self.images.name(str(reference), image.digest, resolved.listed)
+            return image
+
+    def find(self, name: str) -> ImageRecord:
+        """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.
+
+        :raises NotFound: there is none.
+        """
+        reference: Reference | None = None
+        try:
+            reference = parse_reference(name)
+        except BadReference:
+            reference = None
+        ref = self.images.ref(str(reference)) if reference is not None else None
+        if ref is not None:
+            return self.images.get(ref.digest)
+        digits = name.removeprefix("sha256:")
+        found = [image for image in self.images.all() if len(digits) >= 6 and image.digest.hex.startswith(digits)]
+        if len(found) == 1:
+            return found[0]
+        what = "several images have a digest that begins so" if found else "no such image in the store"
+        raise NotFound(what, where=name, hint="see `als images`")
+
+    def known_image(self, reference: str, digest: Digest) -> ImageRecord | None:
+        """The image in the store that a reference names, if it has a layer of that digest."""
+        ref = self.images.ref(reference)
+        if ref is None:
+            return None
+        image = self.images.get(ref.digest)
+        return image if digest in layer_names(image) else None
+
+    def index_of(self, image: ImageRecord, digest: Digest) -> int | None:
+        """Which of an image's layers has that digest; the lowest of several."""
+        for index, layer in enumerate(image.manifest.layers):
+            if digest in names_of(layer):
+                return index
+        return None
+
+    def refusal(self, image: ImageRecord, digest: Digest) -> str:
+        """Why a layer is left to the client to pull as ever; "" where it is not."""
+        by_blob = [layer.digest for layer in image.manifest.layers]
+        if layer_names(image).count(digest) > 1:
+            return "the image lists this layer more than once"
+        if digest in by_blob and not self.image_store.fits(len(by_blob)):
+            return f"podman 4 cannot mount {len(by_blob)} layers of an additional store"
+        return ""
+
+    def layer_of(self, image: ImageRecord, index: int) -> PublishedLayer:
+        """A layer of a complete image at its place.
+
+        :raises NotFound: the layer is not in the store.
+        """
+        chain = image.chain
+        descriptor = image.manifest.layers[index]
+        record = self.layers.get(image.config.diff_ids[index])
+        return PublishedLayer(
+            chain[index],
+            chain[index - 1] if index else "",
+            record.diff_id,
+            record.diff_size,
+            descriptor.digest,
+            descriptor.size,
+            layer_compression(descriptor.media_type),
+            record.created,
+            toc_digest(descriptor),
+        )
+
+    def serve_layer(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> PublishedLayer:
+        """Make a layer ready for a client of the ALS protocol: listed in the image store, mounted by itself, and
+        reachable below the FUSE mount when no daemon runs.
+
+        :raises KernelError: it cannot be mounted.
+        """
+        layer = self.layer_of(image, index)
+        self._publish(image, index + 1)
+        ensure_mounted(self.layers.image(layer.diff_id), self.layers.mount_point(layer.diff_id))
+        self._links.place(reference, [(digest, self.layers.mount_point(layer.diff_id))])
+        return layer
+
+    def _publish(self, image: ImageRecord, count: int) -> None:
+        """Mount and list an image's lowest `count` layers, if podman can mount them all in the end."""
+        if self.image_store.fits(len(image.manifest.layers)):
+            self.image_store.publish([self.layer_of(image, index) for index in range(count)])
+
+    def _sweep(self) -> None:
+        """Remove aborted attempts, unless somebody is at work."""
+        try:
+            with locked(self.layout.lock, timeout=0.0):
+                for name in os.listdir(self.layout.tmp):
+                    shutil.rmtree(self.layout.tmp / name)
+        except LockTimeout:
+            log.info("the store is in use by another process; aborted attempts are left for the next start")
+
+
+class _Shelf:
+    """Collects layers in whatever order they become ready, and reports how many are ready from the lowest on."""
+
+    def __init__(self, image: ImageRecord, report: Callable[[int], None]) -> None:
+        self._order = image.config.diff_ids
+        self._report = report
+        self._ready: set[Digest] = set()
+        self._count = 0
+
+    def add(self, diff_ids: Sequence[Digest]) -> None:
+        """Layers that are in the store now."""
+        self._ready.update(diff_ids)
+        before = self._count
+        while self._count < len(self._order) and self._order[self._count] in self._ready:
+            self._count += 1
+        if self._count > before:
+            self._report(self._count)

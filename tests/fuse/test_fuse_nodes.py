@@ -1,0 +1,118 @@
+"""Names and inode numbers of the tree, and what the kernel's lookup counts do to them."""
+
+from __future__ import annotations
+
+import base64
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from als.fuse import nodes
+from als.fuse.backend import ServedLayer
+from tests.fuse.conftest import REFERENCE, digest_of
+
+SERVED = ServedLayer("key", Path("/a/diff"), b"{}", 5)
+LAYER = nodes.LayerDir(REFERENCE, digest_of(1))
+INFO = nodes.Info(LAYER, SERVED)
+
+
+@given(st.text(min_size=1))
+def test_every_text_has_one_name(text: str) -> None:
+    name = nodes.ReferenceDir(text).path.encode()
+    assert name == base64.b64encode(text.encode())
+    assert nodes.parse_reference(name) == text
+
+
+@given(st.binary(max_size=60))
+def test_no_reference_has_two_names(name: bytes) -> None:
+    reference = nodes.parse_reference(name)
+    if reference is not None:
+        assert base64.b64encode(reference.encode()) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"",
+        b".",
+        b"..",
+        b".tar-split",
+        b"YQ",  # no padding
+        b"YR==",  # bits that no encoder sets
+        b"YQ==\n",
+        b"YQ==YQ==",
+        b"Y Q==",
+        b"_-8=",  # the URL alphabet
+        base64.b64encode(b"\xff\xfe"),  # not UTF-8
+    ],
+)
+def test_other_names_are_no_references(name: bytes) -> None:
+    assert nodes.parse_reference(name) is None
+
+
+@pytest.mark.parametrize("reference", ["a", REFERENCE, "docker.io/library/debian@" + digest_of(0), "é"])
+def test_a_reference_is_one_name_of_a_path(reference: str) -> None:
+    assert "/" not in nodes.ReferenceDir(reference).path
+
+
+@pytest.mark.parametrize("name", [b"", b"sha256:", b"sha256:" + b"A" * 64, b"sha256:" + b"\xff" * 64, b"md5:" + b"0" * 32])
+def test_other_names_are_no_digests(name: bytes) -> None:
+    assert nodes.parse_digest(name) is None
+
+
+def test_names_of_tar_splits() -> None:
+    chain_id = "0123456789abcdef" * 4
+    assert nodes.parse_tar_split(f"{chain_id}.gz".encode()) == chain_id
+    for name in (chain_id, f"{chain_id}.gz\n", f"{chain_id[1:]}.gz", f"{chain_id.upper()}.gz", "\xff.gz"):
+        assert nodes.parse_tar_split(name.encode("latin-1")) is None
+
+
+def test_inode_numbers_never_change() -> None:
+    """These were given out; another number would be another file to a request that outlived a daemon."""
+    assert nodes.Root().inode == 1
+    assert nodes.TarSplitDir().inode == 8102177270083354396
+    assert nodes.ReferenceDir("a").inode == 9181729522076531553
+
+
+@given(st.text(min_size=1))
+def test_inode_numbers_fit_and_differ(reference: str) -> None:
+    layer = nodes.LayerDir(reference, digest_of(1))
+    numbers = [node.inode for node in (nodes.ReferenceDir(reference), layer, *nodes.layer_files(layer, SERVED))]
+    assert len(set(numbers)) == 5
+    assert all(1 << 62 <= number < 1 << 63 for number in numbers)
+
+
+def test_what_a_layer_holds() -> None:
+    found = {node.name: node for node in nodes.layer_files(LAYER, SERVED)}
+    assert tuple(name.encode() for name in found) == nodes.LAYER_FILES
+    assert {name: (stat.filemode(node.mode), node.size) for name, node in found.items()} == {
+        "diff": ("lrwxrwxrwx", 7),
+        "info": ("-r--r--r--", 2),
+        "blob": ("-r--r--r--", 5),
+    }
+
+
+def test_a_node_goes_with_its_last_lookup() -> None:
+    table = nodes.NodeTable()
+    assert table.remember(LAYER)
+    assert table.remember(LAYER)
+    assert len(table) == 2
+    table.forget(LAYER.inode, 1)
+    assert table.get(LAYER.inode) == LAYER
+    table.forget(LAYER.inode, 1)
+    assert table.get(LAYER.inode) is None
+    table.forget(LAYER.inode, 3)
+    table.forget(nodes.ROOT_INODE, 99)
+    assert len(table) == 1
+    assert table.get(nodes.ROOT_INODE) == nodes.Root()
+
+
+def test_the_newest_description_of_a_node_wins() -> None:
+    table = nodes.NodeTable()
+    newer = nodes.Info(LAYER, ServedLayer("key", Path("/b/diff"), b"[1]", 6))
+    table.remember(INFO)
+    assert table.remember(newer)
+    assert table.get(INFO.inode) is newer
