@@ -142,12 +142,13 @@ class Service:
         raise NotFound(what, where=name, hint="see `als images`")
 
     def known_image(self, reference: str, digest: Digest) -> ImageRecord | None:
-        """The image in the store that a reference names, if it has a layer of that digest."""
+        """The image in the store that a reference names, or that it named when a client took the layer of that digest."""
         ref = self.images.ref(reference)
-        if ref is None:
-            return None
-        image = self.images.get(ref.digest)
-        return image if digest in layer_names(image) else None
+        candidates = [] if ref is None else [self.images.get(ref.digest)]
+        if self.uses.count(reference, str(digest)):
+            # The tag has moved since, but the client mounts what it pulled then by the same path.
+            candidates += self.images.all()
+        return next((image for image in candidates if digest in layer_names(image)), None)
 
     def index_of(self, image: ImageRecord, digest: Digest) -> int | None:
         """Which of an image's layers has that digest; the lowest of several."""

@@ -51,6 +51,7 @@ class Flight:
         :param stall: seconds without any progress after which the wait ends.
         :raises AlsError: the pull failed, or made no progress.
         """
+        begun = time.monotonic()
         with self._changed:
             while True:
                 if self._image is not None:
@@ -63,7 +64,7 @@ class Flight:
                     raise self._error
                 if self._ended:
                     return None
-                if time.monotonic() - self._last > stall:
+                if time.monotonic() - max(begun, self._last) > stall:
                     raise DeadlineExceeded(f"no progress for {stall:.0f} seconds", where=f"{self._reference} {digest}")
                 self._changed.wait(_TICK_SECONDS)
 

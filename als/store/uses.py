@@ -48,6 +48,13 @@ class Uses:
                 sync_directory(path.parent)
             return new
 
+    def count(self, reference: str, digest: str) -> int:
+        """How often clients hold a layer."""
+        try:
+            return self._read(self._path(reference, digest)).count
+        except FileNotFoundError:
+            return 0
+
     def all(self) -> list[Use]:
         """Every count above 0."""
         names = [name for name in os.listdir(self._layout.uses) if name.endswith(".json") and not name.startswith(".")]

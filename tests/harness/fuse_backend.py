@@ -1,0 +1,117 @@
+"""A FUSE daemon of als over a backend that is nothing but files: ``python -m tests.harness.fuse_backend FOLDER MOUNTPOINT``.
+
+FOLDER holds ``tar-split/<chain ID>`` and, named by `layer_name`, ``layers/<name>/`` with ``diff/``, ``info`` and ``blob``.
+An optional file ``error`` in a layer makes its lookup fail with that text, ``gated`` makes it wait at ``FOLDER/gate``;
+``broken`` makes its blob fail when read, ``gated-blob`` makes it wait. Each call is a line of ``FOLDER/calls``. When it
+serves, it prints ``ready``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from als.errors import NotFound, RegistryUnavailable
+from als.fuse.backend import ByteFile, ServedLayer
+from als.fuse.calls import Deadlines
+from als.fuse.serve import ServeOptions, run
+
+
+def layer_name(reference: str, digest: str) -> str:
+    """The folder of a layer."""
+    return hashlib.sha256(f"{reference}\0{digest}".encode()).hexdigest()
+
+
+class DiskFile:
+    """A file as a `ByteFile`."""
+
+    def __init__(self, path: Path, backend: FolderBackend) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.fd).st_size
+        self.path = path
+        self.backend = backend
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if (self.path.parent / "gated-blob").exists():
+            self.backend.note("read", self.path.name)
+            self.backend.wait_at_gate()
+        if (self.path.parent / "broken").exists():
+            raise RegistryUnavailable("connection reset", where=f"bytes {offset}-{offset + length}")
+        return os.pread(self.fd, length, offset)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.backend.note("close", self.path.name)
+
+
+class FolderBackend:
+    """The backend of the module's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def note(self, *words: str) -> None:
+        """Append a line to the list of calls, at once and whole."""
+        with (self.folder / "calls").open("ab", buffering=0) as calls:
+            calls.write((" ".join(words) + "\n").encode())
+
+    def wait_at_gate(self) -> None:
+        """Until somebody opens the FIFO for writing."""
+        with (self.folder / "gate").open("rb"):
+            pass
+
+    def _layer(self, reference: str, digest: str) -> Path:
+        return self.folder / "layers" / layer_name(reference, digest)
+
+    def lookup(self, reference: str, digest: str) -> ServedLayer | None:
+        self.note("lookup", reference, digest)
+        folder = self._layer(reference, digest)
+        if (folder / "gated").exists():
+            self.wait_at_gate()
+        if (folder / "error").exists():
+            raise RegistryUnavailable((folder / "error").read_text(), where=reference)
+        if not (folder / "diff").exists():
+            return None
+        return ServedLayer(folder.name, folder / "diff", (folder / "info").read_bytes(), (folder / "blob").stat().st_size)
+
+    def use(self, reference: str, digest: str) -> None:
+        self.note("use", reference, digest)
+
+    def release(self, reference: str, digest: str) -> None:
+        self.note("release", reference, digest)
+
+    def open_blob(self, reference: str, digest: str) -> ByteFile:
+        self.note("open_blob", reference, digest)
+        return DiskFile(self._layer(reference, digest) / "blob", self)
+
+    def tar_splits(self) -> Iterable[str]:
+        return [path.name for path in (self.folder / "tar-split").iterdir()]
+
+    def open_tar_split(self, chain_id: str) -> ByteFile:
+        path = self.folder / "tar-split" / chain_id
+        if not path.exists():
+            raise NotFound("no such layer", where=chain_id)
+        return DiskFile(path, self)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("mountpoint", type=Path)
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds for a lookup and for a read")
+    parser.add_argument("--max-waiting", type=int, default=960)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    options = ServeOptions(
+        deadlines=Deadlines(lookup=arguments.deadline, read=arguments.deadline), max_waiting=arguments.max_waiting
+    )
+    run(FolderBackend(arguments.folder), arguments.mountpoint, ready=lambda: print("ready", flush=True), options=options)
+
+
+if __name__ == "__main__":
+    main()
