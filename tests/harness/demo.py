@@ -54,10 +54,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(podman: Podman, reference: str, *folders: Path) -> Costs:
-    """Pull an image and run it several times."""
+def measure(podman: Podman, pull_it: Callable[[str], object], reference: str, *folders: Path) -> Costs:
+    """Pull an image with `pull_it` and run it several times."""
     before = bytes_on_disk(*folders)
-    pull = timed(lambda: podman.pull(reference, deadline=600))
+    pull = timed(lambda: pull_it(reference))
     first = timed(lambda: podman.run(reference, *COMMAND))
     warm = sorted(timed(lambda: podman.run(reference, *COMMAND)) for _ in range(WARM_RUNS))[WARM_RUNS // 2]
     os.sync()
@@ -145,12 +145,12 @@ def compare(folder: Path, images: DemoImages) -> None:
         say(f"registry on {registry.address} has {' and '.join(references)}")
         say("\n1. podman with plain overlay storage")
         with Podman(folder / "p", Storage(metacopy=False, insecure=(registry.address,))) as plain:
-            plain_costs = [measure(plain, reference, plain.graph_root) for reference in references]
+            plain_costs = [measure(plain, plain.pull, reference, plain.graph_root) for reference in references]
         shutil.rmtree(folder / "p")
         say("2. podman with `als serve` as additional layer store")
         with Stack(folder / "s", registry) as stack:
             places = (stack.als.root, stack.podman.graph_root)
-            our_costs = [measure(stack.podman, reference, *places) for reference in references]
+            our_costs = [measure(stack.podman, stack.pull, reference, *places) for reference in references]
             proof = prove_sharing(stack, references)
             say("3. the daemon is stopped; the images still run")
             stack.als.stop()

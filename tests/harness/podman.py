@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,8 @@ class Binaries:
     podman: str = "podman"
     crun: str = "crun"
     conmon: str = "conmon"
+    helpers: str = ""
+    """The folder with its netavark, if that is not where podman looks anyway."""
 
     def paths(self) -> dict[str, str]:
         """The absolute path of each.
@@ -72,8 +75,9 @@ class Podman:
         self.storage = storage or Storage()
         self.graph_root = base / "g"
         self.run_root = base / "r"
-        self._paths = (binaries or Binaries()).paths()
-        self._binary, self._crun, self._conmon = self._paths.values()
+        binaries = binaries or Binaries()
+        self._binary, self._crun, self._conmon = binaries.paths().values()
+        self._helpers = [binaries.helpers] if binaries.helpers else []
         self._namespace: MountNamespace | None = None
         self._sandboxed = not cgroups_usable()
         base.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,8 @@ class Podman:
             + 'log_driver = "k8s-file"\nnetns = "host"\n'
             + f'[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\nruntime = "crun"\nlock_type = "file"\n'
             f'tmp_dir = "{self.base}/t"\nconmon_path = ["{self._conmon}"]\nimage_copy_tmp_dir = "{self.base}/tmp"\n'
-            f'[engine.runtimes]\ncrun = ["{self._crun}"]\n',
+            + (f"helper_binaries_dir = {_quoted(self._helpers)}\n" if self._helpers else "")
+            + f'[engine.runtimes]\ncrun = ["{self._crun}"]\n',
             "utf-8",
         )
         policy = self.base / ".config" / "containers" / "policy.json"
@@ -145,6 +150,12 @@ class Podman:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The client's version, such as (4, 3, 1)."""
+        words = run(self._binary, "--version").stdout.decode().split()
+        return tuple(int(part) for part in re.findall(r"\d+", words[-1])[:3])
 
     def text(self, *arguments: str | Path, deadline: float = 120) -> str:
         """Standard output of ``podman ARGUMENTS``, without the line end."""

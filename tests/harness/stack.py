@@ -30,6 +30,16 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def pull(self, reference: str, deadline: float = 600) -> None:
+        """``podman pull`` through the store.
+
+        podman 5 asks a layer store only for layers with a table of contents; for plain ones ``als pull`` comes first there,
+        and podman then finds them in the image store.
+        """
+        if self.podman.version >= (5,):
+            self.als.cli("pull", "-q", reference, deadline=deadline)
+        self.podman.pull(reference, deadline=deadline)
+
     def close(self) -> None:
         """End both; nothing stays mounted."""
         try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,8 +87,9 @@ def test_giving_up(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "record"
     write_json(path, {"a": 1})
+    not_bytes: Any = "text"
     with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")  # type: ignore[arg-type]
+        write_atomically(path, not_bytes)
     assert read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["record"]
 

@@ -1,0 +1,32 @@
+# als: everything a newcomer needs. Each target installs what is missing first; run them as root (sudo make demo).
+.PHONY: help setup demo test lint bench clean
+
+PYTHON := .venv/bin/python
+
+help:
+	@echo "make demo    two images through the store, with real podman; ends with a table"
+	@echo "make test    every test (as root: mounts, podman); ARGS='-k tar -x' goes to pytest"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
+	@echo "make clean   remove what was built, installed and cached in this folder"
+
+setup:
+	@bash packaging/dev/setup.sh
+
+demo: setup
+	@$(PYTHON) -m tests.harness.demo $(ARGS)
+
+test: setup
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy --strict als cffi_build tests/harness bench
+
+bench: setup
+	@$(PYTHON) -m bench.warm $(ARGS)
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_kernel*.so als/_kernel.c
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
