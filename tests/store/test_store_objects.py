@@ -12,7 +12,7 @@ import pytest
 from als.errors import StoreDamaged, StoreError, StoreFull
 from als.model.forest import forest_path
 from als.store.layout import Layout
-from als.store.objects import Forest, copy_forest, link_or_copy
+from als.store.objects import Forest, add_to_forest, forest_names, link_or_copy
 from tests.harness.system import unmount_below
 
 
@@ -109,15 +109,21 @@ def test_an_inode_without_room_for_links_gets_a_twin(tmp_path: Path, as_root: No
         unmount_below(folder)
 
 
-def test_a_copied_forest_has_its_own_folders_and_the_same_files(layout: Layout, tmp_path: Path) -> None:
-    sha256 = Forest(layout, tmp_path / "a").add(b"content")
-    copy_forest(tmp_path / "a", tmp_path / "b")
-    assert inode(tmp_path / "b" / forest_path(sha256)) == inode(tmp_path / "a" / forest_path(sha256))
-    assert inode(tmp_path / "b" / ".als") != inode(tmp_path / "a" / ".als")
+def test_a_forest_takes_in_others(layout: Layout, tmp_path: Path) -> None:
+    first, second = Forest(layout, tmp_path / "a"), Forest(layout, tmp_path / "b")
+    contents = [first.add(b"one"), first.add(b"two"), second.add(b"two"), second.add(b"three")]
+    for forest in (first, second):
+        forest.commit()
+    for name in ("a", "b", "a"):
+        add_to_forest(tmp_path / name, tmp_path / "both")
+    assert forest_names(tmp_path / "both") == {sha256.hex() for sha256 in contents}
+    for sha256 in contents:
+        assert inode(tmp_path / "both" / forest_path(sha256)) == inode(layout.object(sha256))
+    assert forest_names(tmp_path / "nowhere") == set()
 
 
 def test_a_full_disk_is_said_clearly(tmp_path: Path, as_root: None) -> None:
-    from als.store.objects import store_errors
+    from als.store.refused import store_errors
 
     folder = tmp_path / "fs"
     folder.mkdir()
