@@ -39,6 +39,8 @@ class Config:
     """Worker processes at once; 0: as many as there are CPUs."""
     log_level: str = "info"
     """One of ``LOG_LEVELS``."""
+    clients: tuple[Path, ...] = ()
+    """Graph roots of podman or CRI-O that use the store and that no storage.conf names; `als gc` asks them what they use."""
 
     @property
     def layer_store(self) -> Path:
@@ -81,7 +83,7 @@ def parse_config(text: str, where: str = "als.toml") -> Config:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", where=where) from error
     return _with_values(Config(), values, where)
 
@@ -124,6 +126,10 @@ def _checked(name: str, value: object, where: str) -> object:
             if not path.is_absolute():
                 raise ConfigError(f"{str(value)!r} is not an absolute path", where=where)
             return path
+        case "clients", list() | tuple():
+            if not all(isinstance(path, str | Path) and Path(path).is_absolute() for path in value):
+                raise ConfigError(f"{value!r} is not a list of absolute paths", where=where)
+            return tuple(Path(path) for path in value)
         case "worker_user", str() if value:
             return value
         case "lookup_deadline", int() | float() if not isinstance(value, bool):

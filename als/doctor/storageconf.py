@@ -30,6 +30,7 @@ class StorageConf:
     """Where they come from, for messages."""
     driver: str = ""
     graph_root: str = ""
+    run_root: str = ""
     layer_stores: tuple[str, ...] = ()
     """``additionallayerstores`` as written, with ``:ref``."""
     image_stores: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ def parse_storage_conf(text: str, source: str) -> StorageConf:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", where=source) from error
     storage = _table(document, "storage", source)
     options = _table(storage, "options", source)
@@ -54,6 +55,7 @@ def parse_storage_conf(text: str, source: str) -> StorageConf:
         source=source,
         driver=_string(storage, "driver", source),
         graph_root=_string(storage, "graphroot", source),
+        run_root=_string(storage, "runroot", source),
         layer_stores=_strings(options, "additionallayerstores", source),
         image_stores=_strings(options, "additionalimagestores", source),
         mount_options=_split(mountopt),
@@ -75,6 +77,7 @@ def parse_podman_info(info: Mapping[str, object]) -> StorageConf:
         source=_string(store, "configFile", where) or where,
         driver=_string(store, "graphDriverName", where),
         graph_root=_string(store, "graphRoot", where),
+        run_root=_string(store, "runRoot", where),
         layer_stores=_as_tuple(_string(options, "additionallayerstore", where)),
         image_stores=images,
         mount_options=_split(_string(options, "mountopt", where)),
@@ -103,6 +106,7 @@ def merge(lower: StorageConf, upper: StorageConf) -> StorageConf:
         source=f"{lower.source}, {upper.source}",
         driver=upper.driver or lower.driver,
         graph_root=upper.graph_root or lower.graph_root,
+        run_root=upper.run_root or lower.run_root,
         layer_stores=upper.layer_stores or lower.layer_stores,
         image_stores=upper.image_stores or lower.image_stores,
         mount_options=upper.mount_options or lower.mount_options,

@@ -13,8 +13,8 @@ has already is never written at all. Memory is bounded whatever the layer: one s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
-import hashlib
 import os
 import threading
 import time
@@ -24,17 +24,22 @@ from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
 from als.fetch.source import ImageSource
+from als.fetch.streamhash import StreamHash
+from als.fetch.writeback import Writeback
 from als.model.builder import TreeBuilder
 from als.model.digest import Digest
 from als.model.entry import Entry, EntryType
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor
+from als.model.paths import show
 from als.model.tree import Content, Tree
+from als.store.beside import SmallObjects
 from als.store.layers import LayerRecord, Staging
-from als.store.objects import ObjectWriter, store_errors
+from als.store.objects import ObjectWriter
 from als.store.recipe import ObjectPart, RecipeWriter
+from als.store.refused import store_errors
 from als.worker.client import Workers
-from als.worker.frames import BEGIN, PAYLOAD, SEGMENT, FrameReader, unpack_entry
+from als.worker.frames import BEGIN, END, PAYLOAD, SEGMENT, FrameReader, unpack_entry
 
 INLINE_FILE = 64
 """Files of up to so many bytes live in the metadata image, as mkcomposefs has them."""
@@ -65,10 +70,13 @@ def ingest(
     :raises AlsError: it could not be fetched or stored.
     """
     where = str(descriptor.digest)
+    # A worker can be made to lie about what it read, and holes cost a blob nothing: what a layer may expand to is bounded here.
+    most = limits.expansion_floor + limits.expansion * descriptor.size
+    limits = dataclasses.replace(limits, layer_bytes=min(limits.layer_bytes, most))
     blob_end, pump_end = _pipe()
     frames_end, worker_end = _pipe()
     try:
-        worker = workers.parse(format_name, blob_end, worker_end)
+        worker = workers.parse(format_name, blob_end, worker_end, limits)
     finally:
         os.close(blob_end)
         os.close(worker_end)
@@ -80,6 +88,7 @@ def ingest(
             reader = FrameReader(frames_end, pump.idle(stall, where))
             for kind, body in reader.frames():
                 assembler.take(kind, body)
+            tree = assembler.finish()
         except AlsError as error:
             worker.kill()
             raise pump.cause_of(error, where) from error
@@ -89,7 +98,6 @@ def ingest(
             os.close(frames_end)
             pump.join(stall)
         pump.check()
-        tree = assembler.finish()
         if assembler.diff_id != diff_id:
             raise DigestMismatch(f"its content is {assembler.diff_id}, the image's config promises {diff_id}", where=where)
         return _describe(staging, tree, diff_id, assembler, format_name)
@@ -113,6 +121,7 @@ class _Pump(threading.Thread):
         self._fd = fd
         self._advance = advance
         self._error: AlsError | None = None
+        self._unread = False
         self._last = time.monotonic()
 
     def run(self) -> None:
@@ -141,6 +150,7 @@ class _Pump(threading.Thread):
                     self._last = time.monotonic()
             except BrokenPipeError:
                 # The worker stopped reading: it found an error, which is reported from there.
+                self._unread = True
                 return
             self._advance(len(piece))
         where = str(self._descriptor.digest)
@@ -173,6 +183,8 @@ class _Pump(threading.Thread):
             raise self._error
         if self.is_alive():
             raise DeadlineExceeded("the download did not end", where=str(self._descriptor.digest))
+        if self._unread:
+            raise WorkerError("a worker was content with a part of the blob", where=str(self._descriptor.digest))
 
 
 class _Assembler:
@@ -180,21 +192,26 @@ class _Assembler:
 
     def __init__(self, staging: Staging, recipe: RecipeWriter, limits: Limits, where: str) -> None:
         self._forest = staging.forest
+        self._small = SmallObjects(staging.forest)
+        self._writeback = Writeback(staging.path)
         self._recipe = recipe
         self._limits = limits
         self._where = where
         self._builder = TreeBuilder(limits)
-        self._hash = hashlib.sha256()
+        self._hash = StreamHash()
+        self._digest = b""
         self._file: _File | None = None
         self._logical = 0
         self.stream_size = 0
 
     @property
     def diff_id(self) -> Digest:
-        return Digest.sha256(self._hash.digest())
+        return Digest.sha256(self._digest)
 
     def take(self, kind: int, body: memoryview) -> None:
         """The next frame."""
+        if not body:
+            raise WorkerError("a worker sent nothing", where=self._where)
         if kind == PAYLOAD and self._file is not None:
             self._count(len(body))
             self._hash.update(body)
@@ -209,11 +226,14 @@ class _Assembler:
             self._recipe.segment(body)
         elif kind == BEGIN:
             self._begin(unpack_entry(body))
-        elif kind == PAYLOAD:
-            raise WorkerError("a worker sent content of no file", where=self._where)
+        elif kind != END:
+            raise WorkerError("a worker sent something that cannot follow", where=self._where)
 
     def finish(self) -> Tree:
         """The stream has ended well."""
+        self._small.settle()
+        self._writeback.settle()
+        self._digest = self._hash.digest()
         self._recipe.close()
         return self._builder.finish()
 
@@ -221,9 +241,13 @@ class _Assembler:
         """The stream will not be continued."""
         if isinstance(self._file, _LargeFile):
             self._file.abandon()
+        self._hash.close()
+        self._small.close()
+        self._writeback.close()
 
     def _count(self, length: int) -> None:
         self.stream_size += length
+        self._writeback.reached(self.stream_size)
         if self.stream_size > self._limits.layer_bytes:
             raise LimitExceeded(f"more than {self._limits.layer_bytes} bytes", where=self._where)
 
@@ -231,11 +255,11 @@ class _Assembler:
         if entry.type is not EntryType.FILE or entry.size == 0:
             self._builder.add(entry)
             if entry.stored:
-                raise BadImage("content of something that has none", where=f"{self._where} {os.fsdecode(entry.path)}")
+                raise BadImage("content of something that has none", where=f"{self._where} {show(entry.path)}")
             return
         self._logical += entry.size
         if entry.size > self._limits.file_bytes or self._logical > self._limits.layer_bytes:
-            raise LimitExceeded("its files are larger than allowed", where=f"{self._where} {os.fsdecode(entry.path)}")
+            raise LimitExceeded("its files are larger than allowed", where=f"{self._where} {show(entry.path)}")
         if entry.extents is None and entry.size <= SMALL_FILE:
             self._file = _SmallFile(entry)
         else:
@@ -247,14 +271,17 @@ class _Assembler:
         self._file = None
         entry = file.entry
         if isinstance(file, _SmallFile):
-            data = bytes(file.data)
+            data = file.data
             if len(data) <= INLINE_FILE:
                 self._recipe.segment(data)
                 self._builder.add(entry, data=data)
                 return
-            sha256 = self._forest.add(data)
+            sha256 = self._small.add(data)
             self._recipe.object(ObjectPart(sha256, 0, entry.size))
         else:
+            if entry.size <= SMALL_FILE:
+                # A sparse file: the same content may just be on its way as a small one.
+                self._small.settle()
             sha256 = file.finish()
             for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
                 self._recipe.object(ObjectPart(sha256, offset, length))
@@ -266,18 +293,21 @@ class _SmallFile:
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self.data = bytearray()
+        self.left = entry.size
+        self._parts: list[bytes] = []
         if entry.stored != entry.size:
             raise WorkerError("a worker declared a file of two sizes")
 
     @property
-    def left(self) -> int:
-        return self.entry.size - len(self.data)
+    def data(self) -> bytes:
+        """All that was written."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def write(self, data: memoryview) -> None:
         if len(data) > self.left:
             raise WorkerError("a worker sent more content than it declared")
-        self.data += data
+        self.left -= len(data)
+        self._parts.append(bytes(data))
 
 
 class _LargeFile:
@@ -292,10 +322,10 @@ class _LargeFile:
         end = 0
         for offset, length in self._extents:
             if offset < end or offset + length > entry.size:
-                raise BadImage("the map of a sparse file is out of order", where=os.fsdecode(entry.path))
+                raise BadImage("the map of a sparse file is out of order", where=show(entry.path))
             end = offset + length
         if sum(length for _, length in self._extents) != entry.stored:
-            raise BadImage("the map of a sparse file does not fit its content", where=os.fsdecode(entry.path))
+            raise BadImage("the map of a sparse file does not fit its content", where=show(entry.path))
 
     def write(self, data: memoryview) -> None:
         if len(data) > self.left:

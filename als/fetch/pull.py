@@ -13,7 +13,7 @@ from als.fetch.ingest import ingest
 from als.fetch.source import ImageSource, LocalImages, RegistryImages, read_blob
 from als.formats.discovery import find_formats, format_of
 from als.model.digest import Digest
-from als.model.limits import DEFAULT_LIMITS
+from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor, Index, candidates, choose, parse_manifest, toc_digest
 from als.model.platform import Platform
 from als.model.reference import Reference, Transport
@@ -21,11 +21,13 @@ from als.registry.archive import OciArchive
 from als.registry.environment import Environment
 from als.registry.layout import OciLayout
 from als.registry.resolve import resolve
+from als.registry.settings import Proxies, Settings
 from als.registry.source import RawManifest
 from als.store.images import ImageRecord
 from als.store.layers import Layers, Staging
 from als.store.layout import Layout
 from als.store.lock import locked
+from als.store.refused import store_errors
 from als.worker.client import Workers
 
 _MAX_INDEX_DEPTH = 3
@@ -93,7 +95,15 @@ class Puller:
     """
 
     def __init__(
-        self, layout: Layout, layers: Layers, workers: Workers, platform: Platform, *, stall: float, parallel: int
+        self,
+        layout: Layout,
+        layers: Layers,
+        workers: Workers,
+        platform: Platform,
+        *,
+        stall: float,
+        parallel: int,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._layout = layout
         self._layers = layers
@@ -101,6 +111,7 @@ class Puller:
         self._platform = platform
         self._stall = stall
         self._parallel = parallel
+        self._limits = limits
         self._formats = find_formats()
 
     @contextmanager
@@ -116,7 +127,9 @@ class Puller:
             name = reference.tag_or_digest
             raw = source.manifest(name)
             for image in self._images(source, raw, str(reference), any_platform=has is not None):
-                if has is None or has in layer_names(image):
+                # Also finds what is wrong with their annotations, before anything is fetched.
+                names = layer_names(image)
+                if has is None or has in names:
                     yield Resolved(reference, image, raw.digest, source)
                     return
             raise NotFound(f"no image there has the layer {has}", where=str(reference))
@@ -141,7 +154,11 @@ class Puller:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 made = [future.result() for future in done if not future.cancelled()]
                 failures += [each.error for each in made if each.error is not None]
-                self._show([each for each in made if each.error is None], ready, progress)
+                try:
+                    self._show([each for each in made if each.error is None], ready, progress)
+                except AlsError as error:
+                    # The others are still to be waited for: each holds a lock and a folder.
+                    failures.append(error)
                 if failures:
                     # Ends what is being fetched as well: nobody waits for the rest of an image that cannot be.
                     resolved.source.close()
@@ -171,7 +188,8 @@ class Puller:
                     if not self._layers.has(diff_id):
                         progress.begins(descriptor)
                         staging = stack.enter_context(self._layers.stage())
-                        self._make(resolved.source, descriptor, diff_id, staging, progress)
+                        with store_errors(self._layout.root):
+                            self._make(resolved.source, descriptor, diff_id, staging, progress)
                 return _Made(descriptor, diff_id, staging, stack.pop_all())
             except AlsError as error:
                 where = f"{resolved.reference} {error.where or descriptor.digest}"
@@ -185,15 +203,31 @@ class Puller:
         def advance(count: int) -> None:
             progress.advances(descriptor, count)
 
-        staging.complete(ingest(source, descriptor, diff_id, format_name, staging, self._workers, advance, stall=self._stall))
+        record = ingest(
+            source,
+            descriptor,
+            diff_id,
+            format_name,
+            staging,
+            self._workers,
+            advance,
+            stall=self._stall,
+            limits=self._limits,
+        )
+        staging.complete(record)
 
     def _open(self, reference: Reference) -> ImageSource:
         if reference.transport is Transport.OCI:
             return LocalImages(OciLayout(reference.path))
         if reference.transport is Transport.OCI_ARCHIVE:
             return LocalImages(OciArchive(reference.path))
-        endpoints = resolve(reference, Environment.current())
-        params: dict[str, object] = {"endpoints": [endpoint.to_json() for endpoint in endpoints]}
+        environment = Environment.current()
+        endpoints = resolve(reference, environment)
+        settings = Settings(proxies=Proxies.from_environment(environment))
+        params: dict[str, object] = {
+            "endpoints": [endpoint.to_json() for endpoint in endpoints],
+            "settings": settings.to_json(),
+        }
         return RegistryImages(self._workers, params, str(reference), stall=self._stall)
 
     def _images(self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool) -> Iterator[ImageRecord]:

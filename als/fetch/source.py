@@ -15,6 +15,7 @@ from typing import Protocol
 
 from als.errors import DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
 from als.model.digest import Digest
+from als.model.limits import DEFAULT_LIMITS
 from als.model.manifest import Descriptor
 from als.registry.source import LocalSource, RawManifest
 from als.worker.client import Worker, Workers
@@ -88,6 +89,8 @@ class RegistryImages:
                 media_type = str(read_json(body).get("media_type", ""))
             elif kind == DATA:
                 data += body
+                if len(data) > DEFAULT_LIMITS.manifest_bytes:
+                    raise LimitExceeded(f"a manifest of more than {DEFAULT_LIMITS.manifest_bytes} bytes", where=self._where)
         raw = RawManifest(media_type, bytes(data), Digest.of(bytes(data)))
         if ":" in name and Digest.parse(name) != raw.digest:
             raise DigestMismatch(f"the manifest is {raw.digest}", where=f"{self._where}@{name}")
@@ -119,10 +122,15 @@ class RegistryImages:
                         where=f"{self._where} {request.get('digest', '')}".strip(),
                     )
 
+            begun = False
             for kind, body in FrameReader(ours.fileno(), idle).frames():
                 last = time.monotonic()
                 if kind == END:
                     return
+                # What a worker could send for ever without anything coming of it.
+                if kind not in (HEADER, DATA) or not body or (begun and kind == HEADER):
+                    raise WorkerError("a worker broke the protocol", where=self._where)
+                begun = True
                 yield kind, body
 
 
@@ -130,10 +138,10 @@ def read_blob(source: ImageSource, descriptor: Descriptor, limit: int) -> bytes:
     """A small blob (a config) whole, verified.
 
     :raises LimitExceeded: it has more than `limit` bytes.
-    :raises DigestMismatch: it is not what its digest promises.
+    :raises DigestMismatch: it is not what its digest and size promise.
     """
     data = bytearray()
-    for piece in source.blob(descriptor):
+    for piece in _bounded(source, descriptor):
         data += piece
         if len(data) > limit:
             raise LimitExceeded(f"more than {limit} bytes", where=str(descriptor.digest))
@@ -147,12 +155,12 @@ def read_blob(source: ImageSource, descriptor: Descriptor, limit: int) -> bytes:
 def copy_blob(source: ImageSource, descriptor: Descriptor, path: Path) -> None:
     """Write a blob to a new file, verified.
 
-    :raises DigestMismatch: it is not what its digest promises; the file is removed again.
+    :raises DigestMismatch: it is not what its digest and size promise; the file is removed again.
     """
     hasher = descriptor.digest.hasher()
     try:
         with path.open("xb") as file:
-            for piece in source.blob(descriptor):
+            for piece in _bounded(source, descriptor):
                 hasher.update(piece)
                 file.write(piece)
         if hasher.hexdigest() != descriptor.digest.hex:
@@ -160,3 +168,18 @@ def copy_blob(source: ImageSource, descriptor: Descriptor, path: Path) -> None:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _bounded(source: ImageSource, descriptor: Descriptor) -> Iterator[bytes]:
+    """A blob's bytes, exactly as many as its descriptor states.
+
+    :raises DigestMismatch: there are more or fewer.
+    """
+    size = 0
+    for piece in source.blob(descriptor):
+        size += len(piece)
+        if size > descriptor.size:
+            raise DigestMismatch(f"more than the {descriptor.size} bytes promised came", where=str(descriptor.digest))
+        yield piece
+    if size != descriptor.size:
+        raise DigestMismatch(f"{size} bytes came, {descriptor.size} were promised", where=str(descriptor.digest))

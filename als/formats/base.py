@@ -31,7 +31,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A run of a regular file's stored bytes. The view is valid only until the parser is resumed."""
+    """A run of a regular file's stored bytes. The view is of bytes, which nobody changes: it may be kept for a while."""
 
     data: memoryview
 

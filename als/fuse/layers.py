@@ -8,17 +8,18 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from als.errors import NotFound
+from als.errors import BadReference, NotFound
 from als.fetch.pull import names_of
 from als.fetch.source import copy_blob
 from als.fuse.backend import ByteFile, ServedLayer
 from als.imagestore.tarsplit import TarSplitFile
 from als.model.digest import Digest
 from als.model.forest import forest_path
-from als.model.reference import parse_reference
+from als.model.reference import Reference, Transport, parse_reference
 from als.service import Service
 from als.service.flights import Flights
 from als.store.images import ImageRecord
+from als.store.lock import sharing
 from als.store.recipe import tar_stream
 
 
@@ -35,7 +36,7 @@ class StoreBackend:
         image = self._service.known_image(reference, wanted)
         if image is None:
             stall = self._service.config.lookup_deadline
-            found = self._flights.wait(parse_reference(reference), wanted, stall)
+            found = self._flights.wait(_in_registry(reference), wanted, stall)
             return None if found is None else self._served(reference, wanted, *found)
         if self._service.refusal(image, wanted):
             return None
@@ -53,7 +54,8 @@ class StoreBackend:
     def open_blob(self, reference: str, digest: str) -> ByteFile:
         """See :meth:`als.fuse.backend.Backend.open_blob`."""
         wanted = Digest.parse(digest)
-        with self._service.puller.resolved(parse_reference(reference), wanted) as resolved:
+        resolving = self._service.puller.resolved(_in_registry(reference), wanted)
+        with sharing(self._service.layout.lock), resolving as resolved:
             for layer in resolved.image.manifest.layers:
                 if wanted in names_of(layer):
                     path = self._service.layout.tmp / f"blob-{secrets.token_hex(6)}"
@@ -89,6 +91,19 @@ class StoreBackend:
             json.dumps(layer.info()).encode(),
             layer.blob_size,
         )
+
+
+def _in_registry(text: str) -> Reference:
+    """The reference that a client asks for, if it is one of an image in a registry.
+
+    The protocol knows no others. Whoever can have a path looked up must not have files of this machine read for it.
+
+    :raises BadReference: it is malformed, or names a local file.
+    """
+    reference = parse_reference(text)
+    if reference.transport is not Transport.DOCKER:
+        raise BadReference("clients can ask for images in registries only", where=repr(text[:160]))
+    return reference
 
 
 class UnlinkedFile:

@@ -52,6 +52,8 @@ class TreeBuilder:
         self._limits = limits
         self._root = _implicit_directory()
         self._count = 0
+        self._metadata = 0
+        self._steps = 0
         self._parents: dict[bytes, Directory] = {}
         """Directories by the spelling under which they were last found; forgotten when a path may lead elsewhere."""
         self._links: dict[Inode, _Links] = {}
@@ -73,10 +75,13 @@ class TreeBuilder:
         path = entry.path.rstrip(b"/")
         head, name = split_name(path)
         if name.startswith(WHITEOUT_PREFIX):
+            self._weigh(len(path), path)
             self._add_whiteout(entry.path, name)
             return
+        self._weigh_entry(entry, name, data)
         parent = self._parents.get(head)
         if parent is None or name in (b"", b".", b".."):
+            self._weigh(len(head), path)
             found = self._locate(entry.path)
             if found is None:
                 return
@@ -125,6 +130,24 @@ class TreeBuilder:
         if self._count > self._limits.entries:
             raise LimitExceeded(f"the layer holds more than {self._limits.entries} entries", where=show(where))
 
+    def _weigh_entry(self, entry: Entry, name: bytes, data: bytes | None) -> None:
+        """Count what is kept of an entry beside a fixed amount."""
+        size = len(name) + len(entry.linkname) + (len(data) if data is not None else 0)
+        for key, value in entry.xattrs:
+            size += len(key) + len(value)
+        self._weigh(size, entry.path)
+
+    def _weigh(self, size: int, where: bytes) -> None:
+        self._metadata += size
+        if self._metadata > self._limits.metadata_bytes:
+            raise LimitExceeded(f"the layer has more than {self._limits.metadata_bytes} bytes of metadata", where=show(where))
+
+    def _pass(self, steps: int, where: bytes) -> None:
+        """Count directories on the way to a name."""
+        self._steps += steps
+        if self._steps > self._limits.steps:
+            raise LimitExceeded(f"its names lead through more than {self._limits.steps} directories", where=show(where))
+
     def _locate(self, path: bytes) -> tuple[Directory, bytes] | None:
         """The directory that `path` lies in, created where it is missing, and the last name (``b""``: the root itself).
 
@@ -161,6 +184,7 @@ class TreeBuilder:
         :param create: make what is missing of `parts`; never what a symlink names, as ``mkdir -p`` does not either.
         :returns: None if something on the way is no directory, or is missing and was not created.
         """
+        self._pass(len(parts), where)
         trail = [self._root]
         todo = parts[::-1]
         ours = len(todo)
@@ -188,7 +212,9 @@ class TreeBuilder:
                     raise BadImage(f"a path leads through more than {MAX_SYMLINKS} symlinks", where=show(where))
                 if node.target.startswith(b"/"):
                     del trail[1:]
-                todo.extend(part for part in reversed(node.target.split(b"/")) if part not in (b"", b"."))
+                leads_to = [part for part in reversed(node.target.split(b"/")) if part not in (b"", b".")]
+                self._pass(len(leads_to), where)
+                todo.extend(leads_to)
             else:
                 return None
         return trail[-1]
@@ -198,6 +224,7 @@ class TreeBuilder:
         if len(name) > self._limits.name_bytes:
             raise _bad_name(where)
         self._charge(where)
+        self._weigh(len(name), where)
         directory = _implicit_directory()
         parent.entries[name] = directory
         return directory

@@ -12,7 +12,7 @@ class Limits:
     manifest_bytes: int = 4 << 20
     """containers/image refuses larger manifests too."""
     config_bytes: int = 16 << 20
-    entries: int = 8_000_000
+    entries: int = 4_000_000
     name_bytes: int = 255
     """NAME_MAX of every file system the layer could have come from."""
     path_bytes: int = 1 << 16
@@ -23,6 +23,12 @@ class Limits:
     """XATTR_SIZE_MAX, for one value."""
     xattrs_total_bytes: int = 1 << 17
     """For all names and values of one inode."""
+    steps: int = 1 << 28
+    """Directories passed on the way to all names of a layer together; about a minute's worth. Honest layers stay a hundred
+    times below: names in the same directory are looked up at once, unless the layer keeps replacing what leads there."""
+    metadata_bytes: int = 1 << 29
+    """Names, symlink targets, xattrs and tiny files of a layer together, all of which are held in memory; a layer of a
+    million files has a tenth of it."""
     header_bytes: int = 4 << 20
     """One PAX or GNU long-name header."""
     layer_bytes: int = 1 << 38

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import IO, cast
 
 from als.errors import BadImage, LimitExceeded, NotFound, Unsupported
 from als.model.digest import Digest
@@ -19,6 +20,29 @@ from als.registry.source import LocalBlob, RawManifest, read_verified
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _MAX_MEMBERS = 100_000
 """tarfile keeps about a kilobyte for each; an image has one per blob."""
+
+
+class _Headers:
+    """A file of which only headers are read. tarfile asks for an extended one at once, however large it says it is.
+
+    :raises LimitExceeded: it is larger than a header may be.
+    """
+
+    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+        self._file = file
+        self._limit = limits.header_bytes
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes."""
+        if not 0 <= size <= self._limit:
+            raise LimitExceeded(f"an extended header of {size} bytes", where="oci-archive")
+        return self._file.read(size)
+
+
+def _headers(file: IO[bytes], limits: Limits) -> IO[bytes]:
+    """What tarfile needs of a file, and no more than that."""
+    return cast(IO[bytes], _Headers(file, limits))
 
 
 class OciArchive:
@@ -80,7 +104,7 @@ class OciArchive:
         members: dict[str, tuple[int, int]] = {}
         try:
             self._check_magic()
-            with tarfile.open(self._path, "r:") as archive:
+            with self._path.open("rb") as file, tarfile.open(fileobj=_headers(file, self._limits), mode="r:") as archive:
                 for count, member in enumerate(archive):
                     if count >= _MAX_MEMBERS:
                         raise LimitExceeded(f"more than {_MAX_MEMBERS} members", where=self._where)

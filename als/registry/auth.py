@@ -8,7 +8,6 @@ of the same user writes is read too.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -80,7 +79,7 @@ def _decode(entry: Table, key: str) -> Credential | None:
     """The credential in an entry, or None where it is empty (Docker writes such markers beside a credsStore)."""
     try:
         user, colon, password = base64.b64decode(entry.text("auth"), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise ConfigError(f"the 'auth' of {key!r} is not base64", where=entry.where) from None
     token = entry.text("identitytoken")
     if not colon and not token:

@@ -165,7 +165,7 @@ def parse_conf(text: str, where: str) -> RegistriesConf:
     """
     try:
         table = Table(tomllib.loads(text), where)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", where=where) from error
     if "registries" in table:
         if "registry" in table or "unqualified-search-registries" in table:

@@ -10,7 +10,8 @@ import os
 import ssl
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -180,12 +181,29 @@ def make_context(trust: Trust) -> ssl.SSLContext:
 
 
 def _load_pair(context: ssl.SSLContext, pair: ClientCertificate) -> None:
-    """Load a key that we have as text; OpenSSL's interface wants a file, so it gets one that exists in memory only."""
-    descriptor = os.memfd_create("als-client-certificate", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "w+") as file:
-        file.write(f"{pair.certificate}\n{pair.key}\n")
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    """Load a key that we have as text. OpenSSL's interface wants files: it gets pipes, since a worker may write no file, not
+    even one in memory."""
+    with _readable(pair.certificate) as certificate, _readable(pair.key) as key:
+        context.load_cert_chain(certificate, key)
+
+
+@contextmanager
+def _readable(text: str) -> Iterator[str]:
+    """The path of a pipe that holds the text.
+
+    :raises ValueError: the text is longer than a pipe holds, which is 64 KiB.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        data = f"{text}\n".encode()
+        try:
+            if os.write(write_end, data) != len(data):
+                raise ValueError("longer than 64 KiB")
+        finally:
+            os.close(write_end)
+        yield f"/proc/self/fd/{read_end}"
+    finally:
+        os.close(read_end)
 
 
 def _reason(error: BaseException) -> str:

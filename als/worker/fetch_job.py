@@ -18,6 +18,7 @@ from als.errors import AlsError, RegistryError
 from als.model.digest import Digest
 from als.registry.client import RegistryClient
 from als.registry.endpoint import Endpoint
+from als.registry.settings import Settings
 from als.worker.frames import DATA, END, HEADER, FrameWriter
 
 _MAX_REQUEST = 1 << 16
@@ -27,9 +28,11 @@ _PIECE = 1 << 18
 def run(params: Mapping[str, Any], fds: Sequence[int]) -> None:
     """Serve requests on ``fds[0]`` until the other side closes it.
 
-    :param params: ``endpoints``: what to ask, in order (:class:`als.registry.endpoint.Endpoint`).
+    :param params: ``endpoints``: what to ask, in order (:class:`als.registry.endpoint.Endpoint`); ``settings``: how
+        (:class:`als.registry.settings.Settings`), the defaults where it is missing.
     """
-    client = RegistryClient([Endpoint.from_json(endpoint) for endpoint in params["endpoints"]])
+    settings = Settings.from_json(params["settings"]) if "settings" in params else None
+    client = RegistryClient([Endpoint.from_json(endpoint) for endpoint in params["endpoints"]], settings=settings)
     threads: list[threading.Thread] = []
     with socket.socket(fileno=fds[0]) as requests:
         while True:
@@ -65,7 +68,8 @@ def _answer(client: RegistryClient, request: Mapping[str, Any], fd: int) -> None
 def _manifest(client: RegistryClient, name: str, out: FrameWriter) -> None:
     raw = client.manifest(name)
     out.write_json(HEADER, {"media_type": raw.media_type})
-    out.write(DATA, raw.data)
+    if raw.data:
+        out.write(DATA, raw.data)
 
 
 def _blob(client: RegistryClient, request: Mapping[str, Any], out: FrameWriter) -> None:

@@ -33,6 +33,8 @@ ERROR = ord("E")
 MAX_BODY = 5 << 20
 _HEADER = struct.Struct("<BI")
 _WRITE_SIZE = 1 << 18
+_MAX_PARTS = 1000
+"""Less than IOV_MAX (writev(2))."""
 
 
 class FrameWriter:
@@ -40,13 +42,14 @@ class FrameWriter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._buffer = bytearray()
+        self._parts: list[bytes | memoryview] = []
+        self._size = 0
 
     def write(self, kind: int, body: bytes | memoryview) -> None:
-        """Append a frame; `body` may be reused afterwards."""
-        self._buffer += _HEADER.pack(kind, len(body))
-        self._buffer += body
-        if len(self._buffer) >= _WRITE_SIZE:
+        """Append a frame; `body` must not change before the next `flush`, which is called here where enough has gathered."""
+        self._parts += (_HEADER.pack(kind, len(body)), body)
+        self._size += _HEADER.size + len(body)
+        if self._size >= _WRITE_SIZE or len(self._parts) >= _MAX_PARTS:
             self.flush()
 
     def write_json(self, kind: int, value: object) -> None:
@@ -58,13 +61,16 @@ class FrameWriter:
         self.write_json(ERROR, {"type": name, "what": error.what, "where": error.where, "hint": error.hint})
 
     def flush(self) -> None:
-        view = memoryview(self._buffer)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        finally:
-            view.release()
-        self._buffer.clear()
+        parts, self._parts, self._size = self._parts, [], 0
+        while parts:
+            written = os.writev(self._fd, parts)
+            done = 0
+            while done < len(parts) and written >= len(parts[done]):
+                written -= len(parts[done])
+                done += 1
+            del parts[:done]
+            if written:
+                parts[0] = memoryview(parts[0])[written:]
 
 
 class FrameReader:
@@ -112,7 +118,10 @@ class FrameReader:
             self._start, self._end = 0, left
         while not self._poll.poll(self._tick_ms):
             self._idle()
-        count = os.readv(self._fd, [memoryview(self._buffer)[self._end : self._end + (1 << 20)]])
+        try:
+            count = os.readv(self._fd, [memoryview(self._buffer)[self._end : self._end + (1 << 20)]])
+        except ConnectionResetError:
+            count = 0
         if not count:
             raise WorkerError(
                 "a worker ended without an answer", hint="look into the log for why; it may have run out of memory"
@@ -127,7 +136,7 @@ def read_json(body: bytes | memoryview) -> dict[str, object]:
     """
     try:
         value = json.loads(bytes(body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorkerError("a worker sent something that is not JSON") from error
     if not isinstance(value, dict):
         raise WorkerError("a worker sent something that is not a JSON object")
@@ -140,7 +149,12 @@ def unpack_error(body: bytes) -> AlsError:
     kind = getattr(errors, str(value.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, AlsError)):
         kind = WorkerError
-    return kind(str(value.get("what"))[:2000], where=str(value.get("where", ""))[:2000], hint=str(value.get("hint", ""))[:2000])
+    return kind(_printable(value.get("what")), where=_printable(value.get("where", "")), hint=_printable(value.get("hint", "")))
+
+
+def _printable(value: object) -> str:
+    """A text for a log or a terminal: not endless, and nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value)[:1000])
 
 
 _ENTRY = struct.Struct("<BHQQqIQQIIIIHI")

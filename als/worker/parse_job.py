@@ -27,12 +27,13 @@ class ParseJob:
     def __call__(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
         """Parse the blob that arrives on ``fds[0]`` and write frames to ``fds[1]``.
 
-        :param params: ``format``: name of the layer's format (als.formats).
+        :param params: ``format``: name of the layer's format (als.formats); ``limits``: other limits than the default.
         """
         source, sink = fds
         out = FrameWriter(sink)
         try:
-            for event in self._events(source, str(params["format"])):
+            limits = Limits(**params["limits"]) if "limits" in params else self._limits
+            for event in self._events(source, str(params["format"]), limits):
                 _write(out, event)
             out.write_json(END, {})
         except AlsError as error:
@@ -43,11 +44,11 @@ class ParseJob:
             out.write_error(BadImage("it needs more memory than a worker may have"))
         out.flush()
 
-    def _events(self, source: int, format_name: str) -> Iterator[Event]:
-        parser = self._formats[format_name].parser(self._limits)
+    def _events(self, source: int, format_name: str, limits: Limits) -> Iterator[Event]:
+        parser = self._formats[format_name].parser(limits)
         piece = os.read(source, _READ_SIZE)
         # Media types lie often enough, also about gzip and zstd; containers/image looks at the first bytes as well.
-        codec = decompressor(identify(piece), self._limits)
+        codec = decompressor(identify(piece), limits)
         while piece:
             for data in codec.feed(piece):
                 yield from parser.feed(data)

@@ -37,6 +37,9 @@ def enter(sandbox: Sandbox, empty_folder: str) -> None:
         unshare(Namespace.NETWORK | Namespace.IPC)
         os.chroot(empty_folder)
     os.chdir("/")
+    if not sandbox.network:
+        # Parsing needs no thread. The network's workers do, and the limit counts those of all workers together.
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     for what, value in (
         (resource.RLIMIT_AS, sandbox.memory_bytes),
         (resource.RLIMIT_NOFILE, sandbox.open_files),

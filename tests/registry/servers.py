@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import socket
 import ssl
@@ -218,7 +219,7 @@ class TokenIssuer:
             "iss": self.issuer,
             "sub": "somebody",
             "aud": self.service,
-            "exp": int(now + self.lifetime - 60),
+            "exp": math.ceil(now + self.lifetime - 60),
             "nbf": int(now - 600),
             "iat": int(now - 600),
             "jti": str(time.monotonic_ns()),

@@ -54,6 +54,30 @@ def test_frames_arrive_as_sent(bodies: list[bytes], big: int) -> None:
     assert read(written(frames)) == frames
 
 
+@given(sizes=st.lists(st.integers(0, 3000) | st.integers(100_000, 1 << 20), max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_what_a_writer_writes_a_reader_reads(sizes: list[int]) -> None:
+    frames = [(DATA, bytes([number]) * size) for number, size in enumerate(sizes)]
+    read_end, write_end = os.pipe()
+
+    def feed() -> None:
+        out = FrameWriter(write_end)
+        for kind, body in frames:
+            out.write(kind, memoryview(body))
+        out.write_json(END, {})
+        out.flush()
+        os.close(write_end)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        found = [(kind, bytes(body)) for kind, body in FrameReader(read_end, never).frames()]
+    finally:
+        os.close(read_end)
+        thread.join()
+    assert found == [*frames, (END, b"{}")]
+
+
 @pytest.mark.parametrize(
     "data",
     [

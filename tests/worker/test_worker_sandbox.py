@@ -44,6 +44,7 @@ print(json.dumps({
     "connect": tried(lambda: socket.create_connection(("127.0.0.1", port), 5)),
     "setuid": tried(lambda: os.setuid(0)),
     "memory": tried(lambda: bytearray(2 << 30)),
+    "fork": tried(lambda: os.fork() or os._exit(0)),
     "files": tried(lambda: [os.dup(0) for _ in range(300)]),
 }))
 sys.stdout.flush()
@@ -73,6 +74,7 @@ def test_a_parse_worker_has_neither_files_nor_network(tmp_path: Path, as_root: N
     assert found["connect"] == "OSError"
     assert found["setuid"] == "PermissionError"
     assert found["memory"] == "MemoryError"
+    assert found["fork"] == "BlockingIOError"
     assert found["files"] == "OSError"
 
 
