@@ -23,8 +23,8 @@ def test_defaults() -> None:
 
 
 def test_every_setting() -> None:
-    text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"'
-    assert parse_config(text) == Config(Path("/a"), Path("/b"), "nobody", 2.5, 3, "debug")
+    text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]'
+    assert parse_config(text) == Config(Path("/a"), Path("/b"), "nobody", 2.5, 3, "debug", (Path("/c"),))
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 
 
@@ -47,6 +47,8 @@ def test_the_packaged_file_shows_the_defaults() -> None:
         ("root = 1", "root: 1"),
         ("run = true", "run: True"),
         ("worker_user = ''", "worker_user"),
+        ("clients = ['relative']", "not a list of absolute paths"),
+        ("clients = '/one'", "clients: '/one'"),
         ("lookup_deadline = 0", "between 0 and 3600"),
         ("lookup_deadline = nan", "between 0 and 3600"),
         ("lookup_deadline = true", "lookup_deadline"),

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": PARTS,
     "fetch": PARTS | {"worker"},
     "imagestore": PURE | {"native", "store", "erofs", "mount"},
-    "service": PARTS | {"config", "mount", "fetch", "worker", "imagestore"},
+    "service": PARTS | {"config", "mount", "fetch", "worker", "imagestore", "doctor"},
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
     "mirror": PURE | {"registry", "service"},

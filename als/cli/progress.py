@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import click
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
 
 from als.cli.output import bytes_text
 from als.fetch.pull import Progress
 from als.model.digest import Digest
 from als.model.manifest import Descriptor
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class Display(Progress, Protocol):
@@ -47,6 +48,10 @@ class LayerBars:
     """A bar for each layer that is being fetched."""
 
     def __init__(self) -> None:
+        # Loaded for those who have a terminal to look at: it takes 30 ms.
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bars
+
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bars = Bars(*columns)
         self._tasks: dict[Digest, TaskID] = {}

@@ -6,10 +6,8 @@ import sys
 
 import click
 
-from als.cli.progress import display
 from als.config import Config
-from als.model.reference import parse_reference
-from als.service import Service
+from als.worker.client import Workers
 
 
 @click.command()
@@ -21,7 +19,18 @@ def command(config: Config, references: tuple[str, ...], quiet: bool) -> None:
 
     Prints the digest of each image's manifest.
     """
-    with Service(config) as service:
+    with Workers(config.worker_ids(), config.run / "empty") as workers:
+        # The workers' modules take as long to load as our own: both at once is a quarter of a second less for each pull.
+        workers.start()
+        _pull(config, workers, references, quiet)
+
+
+def _pull(config: Config, workers: Workers, references: tuple[str, ...], quiet: bool) -> None:
+    from als.cli.progress import display
+    from als.model.reference import parse_reference
+    from als.service import Service
+
+    with Service(config, workers=workers) as service:
         for text in references:
             reference = parse_reference(text)
             if quiet:

@@ -30,15 +30,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
 from als.erofs.writer import write_image
-from als.errors import StoreDamaged
+from als.errors import AlsError, StoreDamaged
 from als.imagestore.lock import StorageLock
 from als.imagestore.records import PublishedLayer, format_entries, parse_entries
 from als.model.digest import Digest
@@ -50,12 +51,17 @@ from als.store.atomic import sync_file_system, write_atomically
 from als.store.layers import Layers
 from als.store.layout import Layout
 from als.store.objects import add_to_forest
+from als.store.refused import store_errors
+
+log = logging.getLogger(__name__)
 
 TAR_SPLIT_FOLDER = ".tar-split"
 """Where the FUSE face shows tar-split files, below its mount point."""
 FLATTEN = 8
 """Every so many layers, one is flat; a fixed number, because clients keep the lowers of what they build on."""
 _FLAT_IMAGE = "flat.erofs"
+_TAR_SPLIT = ".tar-split.gz"
+_LINK_TARGET = "../{}/diff"
 _LOCK_TIMEOUT = 60.0
 _PAGE = 4096
 _SHORTEST_LINK = 2
@@ -80,7 +86,7 @@ class DiffNStore:
         for folder in (self._overlay / "l", self._records, self._images):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for lock, path in (
-            (self._lock, self._records / "layers.json"),
+            (self._lock, self.list_file),
             (self._image_lock, self._images / "images.json"),
         ):
             lock.create()
@@ -97,9 +103,14 @@ class DiffNStore:
         """Where a chain's layer is mounted."""
         return self._overlay / chain_id / "diff"
 
+    @property
+    def list_file(self) -> Path:
+        """layers.json."""
+        return self._records / "layers.json"
+
     def published(self) -> dict[str, dict[str, object]]:
         """The entries of layers.json by chain ID."""
-        path = self._records / "layers.json"
+        path = self.list_file
         entries = parse_entries(path.read_bytes() if path.exists() else b"", str(path))
         return {entry["id"]: entry for entry in entries}
 
@@ -113,47 +124,92 @@ class DiffNStore:
         :param layers: an image's, from the lowest on.
         :raises KernelError: a layer's image cannot be mounted.
         """
-        with self._lock.held(_LOCK_TIMEOUT) as announce:
+        with store_errors(self._overlay), self._lock.held(_LOCK_TIMEOUT) as announce:
             known = self.published()
             new = [layer for layer in layers if layer.chain_id not in known]
-            mounts = read_mounts()
-            for index, layer in enumerate(layers):
-                if layer.parent != (layers[index - 1].chain_id if index else ""):
-                    raise StoreDamaged("the layer below it is missing", where=layer.chain_id, hint="pull the image again")
-                if layer.chain_id not in known or find_mount(self.diff(layer.chain_id), mounts) is None:
-                    self._prepare(layers[: index + 1], mounts)
-            if not new:
-                return
-            sync_file_system(self._overlay)
-            entries = [*known.values(), *(layer.to_json() for layer in new)]
-            write_atomically(self._records / "layers.json", format_entries(entries), mode=0o644)
+            try:
+                self._prepare_all(layers, known)
+                if not new:
+                    return
+                sync_file_system(self._overlay)
+                self._write([*known.values(), *(layer.to_json() for layer in new)])
+            except (OSError, AlsError):
+                # A full disk, as a rule: give back what was taken.
+                for layer in new:
+                    self._remove(layer.chain_id)
+                raise
             announce()
 
-    def unpublish(self, chain_ids: Sequence[str]) -> None:
+    def _prepare_all(self, layers: Sequence[PublishedLayer], known: Container[str]) -> None:
+        mounts = read_mounts()
+        for index, layer in enumerate(layers):
+            if layer.parent != (layers[index - 1].chain_id if index else ""):
+                raise StoreDamaged("the layer below it is missing", where=layer.chain_id, hint="pull the image again")
+            if layer.chain_id not in known and self.folder(layer.chain_id).exists():
+                # Left by an attempt that was cut short, perhaps by the power: nothing says that it is whole.
+                self._remove(layer.chain_id)
+                mounts = read_mounts()
+            if layer.chain_id not in known or find_mount(self.diff(layer.chain_id), mounts) is None:
+                self._prepare(layers[: index + 1], mounts)
+
+    def unpublish(self, chain_ids: Collection[str]) -> None:
         """Take layers out of the list, then their mounts and folders away."""
-        gone = set(chain_ids)
-        with self._lock.held(_LOCK_TIMEOUT) as announce:
-            known = self.published()
-            left = [entry for chain_id, entry in known.items() if chain_id not in gone]
-            if len(left) != len(known):
-                write_atomically(self._records / "layers.json", format_entries(left), mode=0o644)
-                announce()
-            for chain_id in gone:
+        self.unlist(chain_ids)
+        with store_errors(self._overlay), self._lock.held(_LOCK_TIMEOUT):
+            for chain_id in chain_ids:
                 self._remove(chain_id)
 
-    def remount(self) -> None:
-        """Mount every listed layer that is not mounted: after a boot, none is.
+    def unlist(self, chain_ids: Collection[str]) -> list[dict[str, object]]:
+        """Take layers out of the list alone, and return their entries: who uses them still can."""
+        with store_errors(self._records), self._lock.held(_LOCK_TIMEOUT) as announce:
+            known = self.published()
+            gone = [known[chain_id] for chain_id in known if chain_id in chain_ids]
+            if gone:
+                self._write([entry for chain_id, entry in known.items() if chain_id not in chain_ids])
+                announce()
+            return gone
 
-        :raises StoreDamaged: a listed layer is not in the store.
-        :raises KernelError: one cannot be mounted.
-        """
+    def relist(self, entries: Sequence[Mapping[str, object]]) -> None:
+        """Put back what :meth:`unlist` took out, if nothing of it was removed since."""
+        with store_errors(self._records), self._lock.held(_LOCK_TIMEOUT) as announce:
+            known = self.published()
+            back = [entry for entry in entries if entry["id"] not in known]
+            if back:
+                self._write([*known.values(), *back])
+                announce()
+
+    def unlisted(self) -> list[str]:
+        """Chain IDs of which something is here although they are not in the list: what a crash has left."""
+        known = self.published()
+        found = {name for name in os.listdir(self._overlay) if name != "l"}
+        found |= {name.removesuffix(_TAR_SPLIT) for name in os.listdir(self._records) if name.endswith(_TAR_SPLIT)}
+        links = (path.readlink().parts for path in (self._overlay / "l").iterdir())
+        found |= {parts[1] for parts in links if len(parts) == 3}
+        return sorted(found - known.keys())
+
+    def folder(self, chain_id: str) -> Path:
+        """What a chain's layer has for itself."""
+        return self._overlay / chain_id
+
+    def link_target(self, link: str) -> str | None:
+        """The chain ID that a name in ``l/`` leads to, or None."""
+        try:
+            return (self._overlay / "l" / link).readlink().parts[1]
+        except (OSError, IndexError):
+            return None
+
+    def _write(self, entries: Sequence[Mapping[str, object]]) -> None:
+        write_atomically(self.list_file, format_entries(entries), mode=0o644)
+
+    def remount(self) -> None:
+        """Mount every listed layer that is not mounted: after a boot, none is. One that cannot be is left to `als fsck`."""
         with self._lock.held(_LOCK_TIMEOUT):
             mounts = read_mounts()
             for chain_id, entry in self.published().items():
-                image = self._image(chain_id, _diff_id(entry))
-                if not image.exists():
-                    raise StoreDamaged(f"{image} is missing", where=f"layer {chain_id}", hint="pull its image again")
-                ensure_mounted(image, self.diff(chain_id), mounts=mounts)
+                try:
+                    ensure_mounted(self.image(chain_id, _diff_id(entry)), self.diff(chain_id), mounts=mounts)
+                except AlsError as error:
+                    log.warning("layer %s cannot be mounted, look with `als fsck`: %s", chain_id, error)
 
     def unmount_all(self) -> None:
         """Take all mounts away; containers that run keep what they have mounted."""
@@ -172,18 +228,17 @@ class DiffNStore:
             self._flatten(layers)
         elif not os.path.lexists(folder / "diff1"):
             self._place_forest(layers)
-        ensure_mounted(self._image(layer.chain_id, layer.diff_id), folder / "diff", mounts=mounts)
+        ensure_mounted(self.image(layer.chain_id, layer.diff_id), folder / "diff", mounts=mounts)
         if len(layers) > 1 and not flat:
-            write_once(folder / "lower", self._lower(layer.parent))
+            write_once(folder / "lower", self.lower(layer.parent))
         write_once(folder / "link", self._link(layer.chain_id))
-        tar_split = self._records / f"{layer.chain_id}.tar-split.gz"
-        if not os.path.lexists(tar_split):
-            tar_split.symlink_to(self._layout.mount_point / TAR_SPLIT_FOLDER / f"{layer.chain_id}.gz")
+        link, target = self.tar_split(layer.chain_id)
+        if not os.path.lexists(link):
+            link.symlink_to(target)
 
-    def _image(self, chain_id: str, diff_id: Digest) -> Path:
+    def image(self, chain_id: str, diff_id: Digest) -> Path:
         """What is mounted for a layer: its own image, or the flat one of all layers up to it."""
-        flat = self._overlay / chain_id / _FLAT_IMAGE
-        return flat if flat.exists() else self._layers.image(diff_id)
+        return self.folder(chain_id) / _FLAT_IMAGE if self.is_flat(chain_id) else self._layers.image(diff_id)
 
     def _place_forest(self, layers: Sequence[PublishedLayer]) -> None:
         layer = layers[-1]
@@ -219,13 +274,15 @@ class DiffNStore:
     @staticmethod
     def _make_forest(target: Path, sources: Sequence[Path]) -> None:
         staging = target.with_name(f"{target.name}.new")
+        if staging.exists():
+            shutil.rmtree(staging)
         for source in sources:
             add_to_forest(source, staging)
         staging.rename(target)
 
     def _link(self, chain_id: str) -> str:
         """The chain's name in ``l/``: made on first use, the same for ever."""
-        target = f"../{chain_id}/diff"
+        target = _LINK_TARGET.format(chain_id)
         digits = base64.b32encode(hashlib.sha256(chain_id.encode()).digest()).decode().rstrip("=")
         for length in range(_SHORTEST_LINK, len(digits) + 1):
             path = self._overlay / "l" / digits[:length]
@@ -235,7 +292,20 @@ class DiffNStore:
                 return digits[:length]
         raise StoreDamaged("no name is left for a layer", where=str(self._overlay / "l"))
 
-    def _lower(self, parent: str) -> str:
+    def tar_split(self, chain_id: str) -> tuple[Path, Path]:
+        """The symlink where clients look for a chain's tar-split file, and where it leads."""
+        target = self._layout.mount_point / TAR_SPLIT_FOLDER / f"{chain_id}.gz"
+        return self._records / f"{chain_id}{_TAR_SPLIT}", target
+
+    def is_flat(self, chain_id: str) -> bool:
+        """Whether a chain's mount shows all layers up to it."""
+        return (self.folder(chain_id) / _FLAT_IMAGE).exists()
+
+    def lower(self, parent: str) -> str:
+        """The content of ``lower`` for a layer on top of `parent`.
+
+        :raises StoreDamaged: that is not published.
+        """
         folder = self._overlay / parent
         try:
             above = "l/" + (folder / "link").read_text()
@@ -245,14 +315,16 @@ class DiffNStore:
         return f"{above}:{below.read_text()}" if below.exists() else above
 
     def _remove(self, chain_id: str) -> None:
+        """Take away all there is of a chain; a part of it is no obstacle."""
         folder = self._overlay / chain_id
         unmount(folder / "diff", lazily=True)
-        link = folder / "link"
-        if link.exists():
-            (self._overlay / "l" / link.read_text()).unlink(missing_ok=True)
-        (self._records / f"{chain_id}.tar-split.gz").unlink(missing_ok=True)
+        (self._records / f"{chain_id}{_TAR_SPLIT}").unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
+        # By what it leads to: the file that has its name may have been lost already.
+        for path in (self._overlay / "l").iterdir():
+            if path.readlink() == Path(_LINK_TARGET.format(chain_id)):
+                path.unlink()
 
 
 def write_once(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from als.errors import KernelError
@@ -41,6 +41,24 @@ class PlainLinks:
                 with contextlib.suppress(FileExistsError):
                     os.symlink(target, f"{path}/diff", dir_fd=top)
 
+    def stale(self, dying: Collection[Path] = (), *, remove: bool = False) -> int:
+        """How many links lead to layers that are gone; they and the folders that were for them alone are removed if asked.
+
+        :param dying: mounted directories that count as gone.
+
+        :raises KernelError: what lies below the FUSE mount cannot be reached.
+        """
+        count = 0
+        with self._below_mounts() as top:
+            for folder in os.listdir(top):
+                with _opened(folder, top) as inner:
+                    for name in os.listdir(inner):
+                        count += _is_stale(name, inner, dying) and (not remove or _removed(name, inner))
+                    empty = remove and not os.listdir(inner)
+                if empty:
+                    os.rmdir(folder, dir_fd=top)
+        return count
+
     @contextlib.contextmanager
     def _below_mounts(self) -> Iterator[int]:
         """A descriptor of the mount point's own directory, whatever is mounted on it."""
@@ -58,3 +76,28 @@ class PlainLinks:
             yield top
         finally:
             os.close(top)
+
+
+@contextlib.contextmanager
+def _opened(name: str, folder: int) -> Iterator[int]:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_stale(name: str, folder: int, dying: Collection[Path]) -> bool:
+    """Whether the link in a layer's folder is missing or leads nowhere."""
+    try:
+        target = Path(os.readlink(f"{name}/diff", dir_fd=folder))
+        return target in dying or not os.path.lexists(target)
+    except FileNotFoundError:
+        return True
+
+
+def _removed(name: str, folder: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{name}/diff", dir_fd=folder)
+    os.rmdir(name, dir_fd=folder)
+    return True

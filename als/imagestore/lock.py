@@ -63,6 +63,33 @@ class StorageLock:
             self._thread_lock.release()
 
 
+@contextlib.contextmanager
+def reading(path: Path, timeout: float) -> Iterator[None]:
+    """Keep a client from writing what the lock file at `path` guards; no lock where it has never made one.
+
+    :raises LockTimeout: the client held it for `timeout` seconds.
+    :raises OSError: the file cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= end:
+                    raise LockTimeout("a container engine holds this lock", where=str(path)) from None
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _announce(fd: int) -> None:
     # Through the descriptor that holds the lock: closing another one of the same file would let go of it.
     os.pwrite(fd, secrets.token_bytes(_LAST_WRITER_BYTES), 0)

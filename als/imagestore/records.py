@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from als.errors import StoreDamaged
+from als.errors import BadImage, StoreDamaged
 from als.model.digest import Digest
 from als.model.manifest import LayerCompression
 
@@ -18,6 +19,8 @@ COMPRESSION_NUMBER: Mapping[LayerCompression, int] = {
     LayerCompression.ZSTD: 4,
 }
 """go.podman.io/storage ``pkg/archive``: type Compression (1 is bzip2, 3 is xz)."""
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class PublishedLayer:
         """The entry as containers/storage writes it."""
         entry: dict[str, object] = {
             "id": self.chain_id,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.created)),
+            "created": time.strftime(_TIME, time.gmtime(self.created)),
             "compressed-diff-digest": str(self.blob),
             "compressed-size": self.blob_size,
             "diff-digest": str(self.diff_id),
@@ -53,6 +56,28 @@ class PublishedLayer:
         if self.toc is not None:
             entry["toc-digest"] = str(self.toc)
         return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> PublishedLayer:
+        """What :meth:`to_json` wrote.
+
+        :raises StoreDamaged: it did not write that.
+        """
+        numbers = {number: compression for compression, number in COMPRESSION_NUMBER.items()}
+        try:
+            return cls(
+                str(entry["id"]),
+                str(entry.get("parent", "")),
+                Digest.parse(str(entry["diff-digest"])),
+                int(entry["diff-size"]),
+                Digest.parse(str(entry["compressed-diff-digest"])),
+                int(entry["compressed-size"]),
+                numbers[entry["compression"]],
+                float(calendar.timegm(time.strptime(str(entry["created"]), _TIME))),
+                Digest.parse(str(entry["toc-digest"])) if "toc-digest" in entry else None,
+            )
+        except (KeyError, ValueError, TypeError, BadImage) as error:
+            raise StoreDamaged(f"an incomplete entry: {error}", where=f"layer {entry.get('id')}") from error
 
     def info(self) -> dict[str, object]:
         """The ``info`` document of the ALS protocol: the same facts, without a place in an image."""
@@ -67,7 +92,7 @@ def parse_entries(data: bytes, where: str) -> list[dict[str, Any]]:
     hint = "stop its users and run `als serve`, which writes it again"
     try:
         value = json.loads(data or b"[]")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"not valid JSON: {error}", where=where, hint=hint) from error
     if not isinstance(value, list) or not all(isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in value):
         raise StoreDamaged("not a list of layers", where=where, hint=hint)

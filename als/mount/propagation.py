@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from als.errors import KernelError
-from als.mount.table import find_mount, location, read_mounts
+from als.mount.table import find_mount, location, mounts_below, read_mounts
+from als.mount.unmounting import unmount
 from als.native.mounts import MountFlag, mount
 
 
@@ -25,8 +27,24 @@ def ensure_shared(path: Path) -> bool:
         return False
     try:
         if find_mount(path) is None:
-            mount(path, path, flags=MountFlag.BIND | MountFlag.REC)
+            _bind_to_itself(here)
         mount("none", path, flags=MountFlag.SHARED)
     except OSError as error:
         raise KernelError(f"mounts below cannot be shared: {error.strerror}", where=str(path)) from error
     return True
+
+
+def _bind_to_itself(path: Path) -> None:
+    """Bind a directory with all mounts below it to itself, and leave none behind.
+
+    The original mounts lie under the new one, out of reach but in force: their mount points could never be removed. So they
+    are taken away, through a descriptor that leads below the new mount.
+    """
+    below = [entry.target.relative_to(path) for entry in mounts_below(path)]
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount(path, path, flags=MountFlag.BIND | MountFlag.REC)
+        for relative in below:
+            unmount(Path(f"/proc/self/fd/{fd}") / relative, lazily=True)
+    finally:
+        os.close(fd)

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from als.config import Config
-from als.errors import AlsError, BadReference, LockTimeout, NotFound
+from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
 from als.fetch.pull import Progress, Puller, Silent, layer_names, names_of
 from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
 from als.imagestore.records import PublishedLayer
 from als.model.digest import Digest
+from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import layer_compression, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
 from als.mount.propagation import ensure_shared
 from als.registry.host import host_platform
-from als.store.images import ImageRecord, Images
+from als.service.clients import Clients
+from als.service.removal import free_after_failure, sweep
+from als.store.images import ImageRecord, Images, RefRecord
 from als.store.layers import Layers
 from als.store.layout import Layout
-from als.store.lock import locked
+from als.store.lock import locked, sharing
+from als.store.reserve import keep_reserve
 from als.store.uses import Uses
 from als.worker.client import Workers
 
@@ -38,15 +41,20 @@ log = logging.getLogger(__name__)
 class Service:
     """The store and everything that works on it. Thread-safe; several processes may have one on the same ROOT."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, workers: Workers | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+        """
+        :param workers: others than the configuration's own; closed with this.
+        :param limits: what a single image may ask for.
+        """
         self.config = config
         self.layout = Layout(config.root)
         self.layers = Layers(self.layout)
         self.images = Images(self.layout)
         self.uses = Uses(self.layout)
         self.image_store = DiffNStore(self.layout, self.layers)
-        self.workers = Workers(config.worker_ids(), config.run / "empty")
-        self._links = PlainLinks(self.layout)
+        self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
+        self.links = PlainLinks(self.layout)
+        self.clients = Clients(config, self.layout, self.image_store, os.environ)
         self.puller = Puller(
             self.layout,
             self.layers,
@@ -54,6 +62,7 @@ class Service:
             host_platform(),
             stall=config.lookup_deadline,
             parallel=config.max_workers or os.cpu_count() or 2,
+            limits=limits,
         )
 
     def __enter__(self) -> Service:
@@ -62,6 +71,7 @@ class Service:
         :raises StoreError: it cannot be made or read.
         """
         self.layout.create()
+        keep_reserve(self.layout)
         self.config.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.image_store.create()
         return self
@@ -73,7 +83,9 @@ class Service:
         """Bring back what a reboot or a crash took: mounts, publications; remove what was left half made."""
         ensure_shared(self.layout.root)
         self._sweep()
-        self.image_store.remount()
+        self.clients.note()
+        with sharing(self.layout.lock):
+            self.image_store.remount()
         for use in self.uses.all():
             try:
                 held = Digest.parse(use.digest)
@@ -85,8 +97,8 @@ class Service:
                 log.warning("%s %s is not served: %s", use.reference, use.digest, error)
         for ref in self.images.refs():
             try:
-                image = self.images.get(ref.digest)
-                self._publish(image, len(image.manifest.layers))
+                with sharing(self.layout.lock):
+                    self.publish(self.images.get(ref.digest))
             except AlsError as error:
                 log.warning("%s is not served: %s", ref.reference, error)
 
@@ -104,9 +116,24 @@ class Service:
         :param has: a digest by which one of the layers is known; chooses between the platforms of an index.
         :param wanted: asked once the image is known; False: nothing is fetched.
         :param published: told whenever more layers, counted from the lowest, are ready for clients.
+        :raises StoreFull: nothing is kept that only this pull brought.
         :raises AlsError: it could not be done; complete layers are kept.
         """
-        with locked(self.layout.lock, exclusive=False), self.puller.resolved(reference, has) as resolved:
+        try:
+            return self._pull(reference, progress or Silent(), has, wanted, published)
+        except StoreFull:
+            free_after_failure(self)
+            raise
+
+    def _pull(
+        self,
+        reference: Reference,
+        progress: Progress,
+        has: Digest | None,
+        wanted: Callable[[ImageRecord], bool],
+        published: Callable[[ImageRecord, int], None],
+    ) -> ImageRecord:
+        with sharing(self.layout.lock), self.puller.resolved(reference, has) as resolved:
             image = resolved.image
             if not wanted(image):
                 return image
@@ -116,7 +143,7 @@ class Service:
                 published(image, count)
 
             shelf = _Shelf(image, report)
-            self.puller.fill(resolved, shelf.add, progress or Silent())
+            self.puller.fill(resolved, shelf.add, progress)
             self.images.put(image)
             self.images.name(str(reference), image.digest, resolved.listed)
             return image
@@ -126,12 +153,7 @@ class Service:
 
         :raises NotFound: there is none.
         """
-        reference: Reference | None = None
-        try:
-            reference = parse_reference(name)
-        except BadReference:
-            reference = None
-        ref = self.images.ref(str(reference)) if reference is not None else None
+        ref = self.ref_of(name)
         if ref is not None:
             return self.images.get(ref.digest)
         digits = name.removeprefix("sha256:")
@@ -140,6 +162,13 @@ class Service:
             return found[0]
         what = "several images have a digest that begins so" if found else "no such image in the store"
         raise NotFound(what, where=name, hint="see `als images`")
+
+    def ref_of(self, name: str) -> RefRecord | None:
+        """What the store has under a reference as the user writes it; None also for what is no reference."""
+        try:
+            return self.images.ref(str(parse_reference(name)))
+        except BadReference:
+            return None
 
     def known_image(self, reference: str, digest: Digest) -> ImageRecord | None:
         """The image in the store that a reference names, or that it named when a client took the layer of that digest."""
@@ -190,13 +219,24 @@ class Service:
         """Make a layer ready for a client of the ALS protocol: listed in the image store, mounted by itself, and
         reachable below the FUSE mount when no daemon runs.
 
+        :raises NotFound: it was removed in the meantime.
         :raises KernelError: it cannot be mounted.
         """
-        layer = self.layer_of(image, index)
-        self._publish(image, index + 1)
-        ensure_mounted(self.layers.image(layer.diff_id), self.layers.mount_point(layer.diff_id))
-        self._links.place(reference, [(digest, self.layers.mount_point(layer.diff_id))])
-        return layer
+        with sharing(self.layout.lock, timeout=self.config.lookup_deadline):
+            layer = self.layer_of(image, index)
+            self._publish(image, index + 1)
+            with locked(self.layout.locks / layer.diff_id.hex, timeout=self.config.lookup_deadline):
+                ensure_mounted(self.layers.image(layer.diff_id), self.layers.mount_point(layer.diff_id))
+            self.links.place(reference, [(digest, self.layers.mount_point(layer.diff_id))])
+            return layer
+
+    def publish(self, image: ImageRecord) -> None:
+        """Mount and list all of a complete image's layers. The caller holds the store's lock.
+
+        :raises NotFound: a layer is not in the store.
+        :raises KernelError: one cannot be mounted.
+        """
+        self._publish(image, len(image.manifest.layers))
 
     def _publish(self, image: ImageRecord, count: int) -> None:
         """Mount and list an image's lowest `count` layers, if podman can mount them all in the end."""
@@ -207,8 +247,7 @@ class Service:
         """Remove aborted attempts, unless somebody is at work."""
         try:
             with locked(self.layout.lock, timeout=0.0):
-                for name in os.listdir(self.layout.tmp):
-                    shutil.rmtree(self.layout.tmp / name)
+                sweep(self.layout.tmp)
         except LockTimeout:
             log.info("the store is in use by another process; aborted attempts are left for the next start")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from als.model.digest import Digest
 from als.service import Service
+from als.service.removal import survey
+from als.store.liveness import Holder
+from als.store.lock import sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,42 @@ def measure(service: Service) -> Usage:
     metadata = sum(service.layers.metadata_bytes(diff_id) for diff_id in objects)
     distinct = {diff_ids: usage.size for (_, diff_ids), usage in zip(images.items(), usages, strict=True)}
     return Usage(usages, sum(everything.values()), metadata, sum(distinct.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUsage:
+    """One layer's space in bytes of file content, and who keeps it."""
+
+    diff_id: Digest
+    size: int
+    unique: int
+    """What no other layer has."""
+    metadata: int
+    """Of its EROFS image and recipe."""
+    holders: tuple[Holder, ...]
+    """Empty: `als gc` will remove it."""
+
+    @property
+    def shared(self) -> int:
+        return self.size - self.unique
+
+
+def measure_layers(service: Service) -> tuple[LayerUsage, ...]:
+    """Look at every layer and ask every client."""
+    with sharing(service.layout.lock):
+        objects = {record.diff_id: service.layers.objects(record.diff_id) for record in service.layers.all()}
+        live, _ = survey(service)
+        counts = Counter(name for held in objects.values() for name in held)
+        return tuple(
+            LayerUsage(
+                diff_id,
+                sum(held.values()),
+                sum(size for name, size in held.items() if counts[name] == 1),
+                service.layers.metadata_bytes(diff_id),
+                tuple(sorted(live.layers.get(diff_id, ()))),
+            )
+            for diff_id, held in objects.items()
+        )
 
 
 def _image_usage(

@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"not valid JSON: {error}", where=str(path), hint="restore it or remove it") from error
     if not isinstance(value, dict):
         raise StoreDamaged("not a JSON object", where=str(path), hint="restore it or remove it")

@@ -16,6 +16,8 @@ from als.model.digest import Digest
 from als.model.manifest import ImageConfig, Manifest, parse_config, parse_manifest
 from als.store.atomic import read_json, sync_directory, write_atomically, write_json
 from als.store.layout import Layout
+from als.store.refused import store_errors
+from als.store.trash import Trash
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,50 +97,68 @@ class Images:
         if target.exists():
             return
         staging = self._layout.tmp / f"image-{secrets.token_hex(6)}"
-        staging.mkdir(mode=0o700)
         try:
-            write_atomically(staging / "manifest", image.manifest_data)
-            write_atomically(staging / "config", image.config_data)
-            write_json(staging / "image.json", {"mediaType": image.media_type, "added": time.time()})
-            try:
-                staging.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
-            sync_directory(target.parent)
+            with store_errors(target):
+                staging.mkdir(mode=0o700)
+                write_atomically(staging / "manifest", image.manifest_data)
+                write_atomically(staging / "config", image.config_data)
+                write_json(staging / "image.json", {"mediaType": image.media_type, "added": time.time()})
+                try:
+                    staging.rename(target)
+                except OSError:
+                    if not target.exists():
+                        raise
+                sync_directory(target.parent)
         finally:
             if staging.exists():
                 shutil.rmtree(staging)
 
     def name(self, reference: str, digest: Digest, listed: Digest) -> None:
         """Let a reference name an image; durable when it returns."""
-        write_json(
-            self._ref(reference),
-            {"reference": reference, "digest": str(digest), "listed": str(listed), "pulled": time.time()},
-        )
+        value = {"reference": reference, "digest": str(digest), "listed": str(listed), "pulled": time.time()}
+        with store_errors(self._layout.refs):
+            write_json(self._ref(reference), value)
+
+    def forget(self, reference: str) -> None:
+        """Let a reference name nothing any more; durable when it returns. The image stays."""
+        with store_errors(self._layout.refs):
+            self._ref(reference).unlink(missing_ok=True)
+            sync_directory(self._layout.refs)
 
     def ref(self, reference: str) -> RefRecord | None:
         """What a reference names here, or None."""
         try:
-            return self._read(self._ref(reference))
+            return self.read(self._ref(reference))
         except FileNotFoundError:
             return None
 
     def refs(self) -> list[RefRecord]:
         """Every reference, by name."""
         names = [name for name in os.listdir(self._layout.refs) if name.endswith(".json") and not name.startswith(".")]
-        return sorted((self._read(self._layout.refs / name) for name in names), key=lambda record: record.reference)
+        return sorted((self.read(self._layout.refs / name) for name in names), key=lambda record: record.reference)
 
     def all(self) -> list[ImageRecord]:
         """Every image, in the order of their digests."""
-        return [self.get(Digest("sha256", name)) for name in sorted(os.listdir(self._layout.images))]
+        return [self.get(digest) for digest in self.digests()]
+
+    def digests(self) -> list[Digest]:
+        """Of every image, in order, whatever state it is in."""
+        return [Digest("sha256", name) for name in sorted(os.listdir(self._layout.images))]
+
+    def discard(self, digest: Digest, trash: Trash) -> None:
+        """Remove an image. The caller holds the store's lock alone."""
+        trash.put(self._layout.images / digest.hex)
 
     def _ref(self, reference: str) -> Path:
         # A reference can be longer than a file name may be.
         return self._layout.refs / (hashlib.sha256(reference.encode()).hexdigest() + ".json")
 
     @staticmethod
-    def _read(path: Path) -> RefRecord:
+    def read(path: Path) -> RefRecord:
+        """The record in a file of refs/.
+
+        :raises StoreDamaged: it is not what als writes.
+        """
         value = read_json(path)
         try:
             return RefRecord(

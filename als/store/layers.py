@@ -16,7 +16,9 @@ from als.errors import NotFound, StoreDamaged, StoreError
 from als.model.digest import Digest
 from als.store.atomic import read_json, sync_file_system
 from als.store.layout import Layout
-from als.store.objects import Forest, store_errors
+from als.store.objects import Forest
+from als.store.refused import store_errors
+from als.store.trash import Trash
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Staging:
 
     def complete(self, record: LayerRecord) -> None:
         """All that belongs to the layer has been written here; only the record is missing."""
-        (self.path / "layer.json").write_text(json.dumps(record.to_json(), indent=1, sort_keys=True))
+        with store_errors(self.path):
+            (self.path / "layer.json").write_text(json.dumps(record.to_json(), indent=1, sort_keys=True))
         self._record = record
 
     def show(self) -> None:
@@ -108,8 +111,16 @@ class Layers:
 
     def all(self) -> list[LayerRecord]:
         """Every layer, oldest first."""
-        found = [self.get(Digest("sha256", name)) for name in os.listdir(self._layout.layers)]
+        found = [self.get(diff_id) for diff_id in self.ids()]
         return sorted(found, key=lambda record: (record.created, record.diff_id))
+
+    def ids(self) -> list[Digest]:
+        """The DiffID of every layer, in order, whatever state it is in."""
+        return [Digest("sha256", name) for name in sorted(os.listdir(self._layout.layers))]
+
+    def discard(self, diff_id: Digest, trash: Trash) -> None:
+        """Remove a layer that is not mounted. The caller holds the store's lock alone."""
+        trash.put(self._layout.layer(diff_id))
 
     def image(self, diff_id: Digest) -> Path:
         """The EROFS image of a layer's names and attributes."""
@@ -142,16 +153,18 @@ class Layers:
         """Publish complete layers: all of them durable first, with one wait for the disk, then visible."""
         with store_errors(self._layout.root):
             sync_file_system(self._layout.root)
-        for staging in staged:
-            staging.show()
+            for staging in staged:
+                staging.show()
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Staging]:
         """A place to make a layer in; what is not published when the block ends is removed."""
         path = self._layout.tmp / f"{int(time.time()):x}-{secrets.token_hex(6)}"
-        path.mkdir(mode=0o700)
         try:
-            yield Staging(self._layout, path)
+            with store_errors(path):
+                path.mkdir(mode=0o700)
+                staging = Staging(self._layout, path)
+            yield staging
         finally:
             if path.exists():
                 shutil.rmtree(path)

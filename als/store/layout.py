@@ -3,7 +3,7 @@
 ::
 
     ROOT/version                    the layout's version, "1"
-    ROOT/lock                       lock of the whole store (see als.store.lock)
+    ROOT/lock, lock.gate            lock of the whole store (see als.store.lock)
     ROOT/locks/<name>               locks of single layers
     ROOT/objects/xx/yyyy            files by the sha256 of their content: regular, root's, never written again
     ROOT/layers/<diffID hex>/       one layer, complete and immutable:
@@ -15,6 +15,9 @@
     ROOT/images/<digest hex>/       manifest and config, byte for byte, and image.json
     ROOT/refs/<sha256 of ref>.json  which image a reference named when it was last pulled
     ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
+    ROOT/clients.json               graph roots of clients that were seen to use layers (als.service.clients)
+    ROOT/reserve                    space that is given up when gc has to write on a full disk (als.store.reserve)
+    ROOT/quarantine/<name>          what `als fsck --repair` took out of service
     ROOT/tmp/<random>/              what is being made; whatever is found there at start is an aborted attempt
     ROOT/store/                     mount point of the FUSE face; under the mount: plain symlinks to finished layers
     ROOT/is4/                       the additional image store for podman 4 (als.imagestore)
@@ -35,6 +38,8 @@ from pathlib import Path
 
 from als.errors import StoreError
 from als.model.digest import Digest
+from als.native.files import spread_directories
+from als.native.refusal import Refusal, refusal
 
 VERSION = "1"
 
@@ -87,12 +92,28 @@ class Layout:
         """The additional image store in podman 4's layout."""
         return self.root / "is4"
 
+    @property
+    def clients(self) -> Path:
+        return self.root / "clients.json"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
     def layer(self, diff_id: Digest) -> Path:
         return self.layers / diff_id.hex
 
     def object(self, sha256: bytes) -> Path:
+        return Path(self.object_name(sha256))
+
+    def object_name(self, sha256: bytes) -> str:
+        """The same as text: where thousands of objects are handled, making a Path takes longer than what is done with it."""
         text = sha256.hex()
-        return self.objects / text[:2] / text[2:]
+        return f"{self.root}/objects/{text[:2]}/{text[2:]}"
 
     def create(self) -> None:
         """Make what is missing; harmless on an existing store.
@@ -105,6 +126,7 @@ class Layout:
                 folder.mkdir(mode=0o700, exist_ok=True)
             for first in range(256):
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
+            _spread(self.tmp)
             self._check_version()
             if not os.path.lexists(self.mount_point):
                 self.mount_point.mkdir(mode=0o755)
@@ -123,3 +145,19 @@ class Layout:
                 where=str(self.root),
                 hint="use the als that wrote it, or another --root",
             )
+
+
+def _spread(folder: Path) -> None:
+    """Let the layers that are made in a folder have their inodes in different places of the disk, where it can be asked for.
+
+    ext4 puts a directory beside its parent, so all layers' inodes would come from one block group. Looking for a free one
+    there takes long where many were just freed: without a journal, half of a pull's time after an image was removed.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        spread_directories(fd)
+    except OSError as error:
+        if refusal(error) not in (Refusal.UNSUPPORTED, Refusal.INVALID, Refusal.NOT_PERMITTED):
+            raise
+    finally:
+        os.close(fd)

@@ -7,34 +7,20 @@ reached the disk, and thousands of files cost one wait for the disk instead of t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
-from als.errors import StoreDamaged, StoreError, StoreFull
-from als.model.forest import FOREST, forest_path
-from als.native.files import reflink
+from als.errors import StoreDamaged
+from als.model.forest import FOREST
+from als.native.files import reflink, write_new_files
 from als.native.refusal import Refusal, refusal
 from als.store.layout import Layout
 
 _OBJECT_MODE = 0o444
-
-
-@contextlib.contextmanager
-def store_errors(where: Path) -> Iterator[None]:
-    """Turn what the file system says into what the user needs to know."""
-    try:
-        yield
-    except OSError as error:
-        if refusal(error) is Refusal.NO_SPACE:
-            raise StoreFull(
-                "no space left for the store", where=str(where), hint="make room, or remove images with `als rm`"
-            ) from error
-        raise StoreError(f"the store cannot be written: {error.strerror}", where=str(error.filename or where)) from error
 
 
 class Forest:
@@ -43,6 +29,8 @@ class Forest:
     def __init__(self, layout: Layout, path: Path) -> None:
         self._layout = layout
         self._path = path
+        # Names are joined as text here: with Path, 7,000 files took 0.2 s longer.
+        self._prefix = f"{path}/{FOREST}/"
         self._held: dict[bytes, int] = {}
         self._staged: set[bytes] = set()
         (path / FOREST).mkdir(mode=0o755, parents=True)
@@ -60,28 +48,32 @@ class Forest:
     def add(self, data: bytes) -> bytes:
         """Hold an object with this content, and return its sha256. For files that fit in memory."""
         sha256 = hashlib.sha256(data).digest()
-        if not self.hold(sha256, len(data)):
-            fd = os.open(self._name(sha256), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OBJECT_MODE)
-            try:
-                write_all(fd, data)
-            finally:
-                os.close(fd)
-            self._staged.add(sha256)
-            self._held[sha256] = len(data)
+        self.add_all({sha256: data})
         return sha256
+
+    def add_all(self, contents: Mapping[bytes, bytes]) -> None:
+        """Hold objects with these contents, each by its sha256, which the caller has computed from these very bytes."""
+        new = {sha256: data for sha256, data in contents.items() if sha256 not in self._held}
+        files = [(self._layout.object_name(sha256), self._name(sha256), data) for sha256, data in new.items()]
+        for (sha256, data), found in zip(new.items(), write_new_files(files, _OBJECT_MODE), strict=True):
+            if found:
+                self.hold(sha256, len(data))
+            else:
+                self._staged.add(sha256)
+                self._held[sha256] = len(data)
 
     def hold(self, sha256: bytes, size: int) -> bool:
         """Link an object that the store or this forest already has; False: it has none."""
         if sha256 in self._held:
             return True
-        source = self._layout.object(sha256)
+        source = self._layout.object_name(sha256)
         try:
-            found = source.stat()
+            found = os.stat(source)  # noqa: PTH116  (see `_prefix`)
         except FileNotFoundError:
             return False
         if found.st_size != size:
             raise StoreDamaged(
-                f"an object has {found.st_size} bytes instead of {size}", where=str(source), hint="remove it and pull again"
+                f"an object has {found.st_size} bytes instead of {size}", where=source, hint="remove it and pull again"
             )
         link_or_copy(source, self._name(sha256))
         self._held[sha256] = size
@@ -101,19 +93,32 @@ class Forest:
         self._held[sha256] = size
 
     def commit(self) -> None:
-        """Give what is staged its names in the store. The caller has synced the file system before."""
-        for sha256 in self._staged:
-            here = self._name(sha256)
-            there = self._layout.object(sha256)
-            try:
-                os.link(here, there)
-            except FileExistsError:
-                # Another layer with the same file was quicker; take its copy, so that there is one.
-                here.unlink()
-                link_or_copy(there, here)
+        """Give what is staged its names in the store: all, or none where that fails. The caller has synced before."""
+        named: list[bytes] = []
+        try:
+            for sha256 in self._staged:
+                here = self._name(sha256)
+                there = self._layout.object_name(sha256)
+                try:
+                    os.link(here, there)
+                    named.append(sha256)
+                except FileExistsError:
+                    # Another layer with the same file was quicker; take its copy, so that there is one.
+                    os.unlink(here)  # noqa: PTH108  (see `_prefix`)
+                    link_or_copy(there, here)
+        except OSError:
+            for sha256 in named:
+                self._unname(sha256)
+            raise
 
-    def _name(self, sha256: bytes) -> Path:
-        return self._path / forest_path(sha256)
+    def _unname(self, sha256: bytes) -> None:
+        """Take back the name of an object that nobody else has linked in the meantime."""
+        path = self._layout.object(sha256)
+        if path.stat().st_nlink == 2:
+            path.unlink()
+
+    def _name(self, sha256: bytes) -> str:
+        return self._prefix + sha256.hex()
 
 
 class ObjectWriter:
@@ -166,26 +171,40 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path | str, target: Path | str) -> None:
     """A second name for an object; where its inode has no room for another (65,000 on ext4), a second copy of it."""
     try:
         os.link(source, target)
     except OSError as error:
         if refusal(error) is not Refusal.TOO_MANY_LINKS:
             raise
-        _copy(source, target)
+        _copy(Path(source), Path(target))
 
 
 def _copy(source: Path, target: Path) -> None:
     """A file of its own with the same content, that shares its blocks where the file system can."""
-    with source.open("rb") as old, target.open("xb") as new:
-        os.fchmod(new.fileno(), _OBJECT_MODE)
-        try:
-            reflink(old.fileno(), new.fileno())
-        except OSError as error:
-            if refusal(error) not in (Refusal.UNSUPPORTED, Refusal.INVALID, Refusal.OTHER_DEVICE):
-                raise
-            shutil.copyfileobj(old, new)
+    staging = target.with_name(f".copy-{secrets.token_hex(8)}")
+    try:
+        with source.open("rb") as old, staging.open("xb") as new:
+            os.fchmod(new.fileno(), _OBJECT_MODE)
+            try:
+                reflink(old.fileno(), new.fileno())
+            except OSError as error:
+                if refusal(error) not in (Refusal.UNSUPPORTED, Refusal.INVALID, Refusal.OTHER_DEVICE):
+                    raise
+                shutil.copyfileobj(old, new)
+        staging.rename(target)
+    except OSError:
+        # Half a copy under an object's name would be taken for the object.
+        staging.unlink(missing_ok=True)
+        raise
+
+
+def replace_in_forest(source: Path, target: Path) -> None:
+    """Let a name in a forest stand for another file than before, without a moment in which it stands for none."""
+    staging = target.with_name(f".link-{secrets.token_hex(8)}")
+    link_or_copy(source, staging)
+    staging.rename(target)
 
 
 def forest_names(forest: Path) -> set[str]:

@@ -47,6 +47,7 @@ class RecipeWriter:
         self._out = out
         self._zstd = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
         self._pending = bytearray()
+        self._records = bytearray()
 
     def segment(self, data: bytes | memoryview) -> None:
         """Bytes of the stream that no object holds."""
@@ -62,18 +63,25 @@ class RecipeWriter:
 
     def _flush(self) -> None:
         for start in range(0, len(self._pending), _MAX_SEGMENT):
-            piece = bytes(self._pending[start : start + _MAX_SEGMENT])
+            piece = self._pending[start : start + _MAX_SEGMENT]
             self._write(_SEGMENT.pack(b"S", len(piece)) + piece)
         self._pending.clear()
 
     def close(self) -> None:
         self._flush()
         self._write(b"Z")
+        self._compress()
         self._out.write(self._zstd.flush())
 
-    def _write(self, record: bytes) -> None:
-        if compressed := self._zstd.compress(record):
-            self._out.write(compressed)
+    def _write(self, record: bytes | bytearray) -> None:
+        self._records += record
+        # Calls of the compressor for single records took as long as the compression itself.
+        if len(self._records) >= _MAX_SEGMENT:
+            self._compress()
+
+    def _compress(self) -> None:
+        self._out.write(self._zstd.compress(self._records))
+        self._records.clear()
 
 
 def read_recipe(path: Path) -> Iterator[bytes | ObjectPart]:

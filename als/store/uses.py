@@ -1,7 +1,7 @@
 """References that clients hold on layers through the ALS protocol: ``use`` takes one, ``rmdir`` drops one.
 
 A count is on disk before the client is answered, so neither the daemon's death nor a power cut loses one. A record is one
-file; the lock (number 4 of :mod:`als.store.lock`) makes read-and-write one step between processes.
+file; the lock (number 5 of :mod:`als.store.lock`) makes read-and-write one step between processes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from als.errors import StoreDamaged
 from als.store.atomic import read_json, sync_directory, write_json
 from als.store.layout import Layout
 from als.store.lock import locked
+from als.store.refused import store_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,9 @@ class Uses:
     def change(self, reference: str, digest: str, by: int) -> int:
         """Add to a count, never below 0, and return it; durable when this returns."""
         path = self._path(reference, digest)
-        with locked(self._layout.locks / "uses", timeout=10.0):
+        with locked(self._layout.locks / "uses", timeout=10.0), store_errors(path):
             try:
-                old = self._read(path).count
+                old = self.read(path).count
             except FileNotFoundError:
                 old = 0
             new = max(0, old + by)
@@ -51,20 +52,24 @@ class Uses:
     def count(self, reference: str, digest: str) -> int:
         """How often clients hold a layer."""
         try:
-            return self._read(self._path(reference, digest)).count
+            return self.read(self._path(reference, digest)).count
         except FileNotFoundError:
             return 0
 
     def all(self) -> list[Use]:
         """Every count above 0."""
         names = [name for name in os.listdir(self._layout.uses) if name.endswith(".json") and not name.startswith(".")]
-        return sorted((self._read(self._layout.uses / name) for name in names), key=lambda use: (use.reference, use.digest))
+        return sorted((self.read(self._layout.uses / name) for name in names), key=lambda use: (use.reference, use.digest))
 
     def _path(self, reference: str, digest: str) -> Path:
         return self._layout.uses / (hashlib.sha256(f"{reference}\0{digest}".encode()).hexdigest() + ".json")
 
     @staticmethod
-    def _read(path: Path) -> Use:
+    def read(path: Path) -> Use:
+        """The record in a file of uses/.
+
+        :raises StoreDamaged: it is not what als writes.
+        """
         value = read_json(path)
         try:
             return Use(str(value["reference"]), str(value["digest"]), int(value["count"]))

@@ -13,6 +13,7 @@ GOOD_CONF = StorageConf(
     source="/etc/containers/storage.conf",
     driver="overlay",
     graph_root="/var/lib/containers/storage",
+    run_root="/run/containers/storage",
     layer_stores=("/var/lib/als/store:ref",),
     image_stores=("/var/lib/als/is4",),
     mount_options=("nodev", "metacopy=on"),

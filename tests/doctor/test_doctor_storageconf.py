@@ -58,6 +58,7 @@ PODMAN_4 = {
             "overlay.mountopt": "nodev,metacopy=on",
         },
         "graphRoot": "/var/lib/containers/storage",
+        "runRoot": "/run/containers/storage",
     }
 }
 

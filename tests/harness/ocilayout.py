@@ -149,6 +149,11 @@ class Layout:
         """The image's name for tools of containers/*."""
         return f"oci:{self.folder}:{tag}"
 
+    def has(self, tag: str) -> bool:
+        """Whether an image is listed under `tag`."""
+        manifests = json.loads(self._index.read_bytes())["manifests"]
+        return any(entry.get("annotations", {}).get(REF_NAME) == tag for entry in manifests)
+
     def blob(self, digest: str) -> Path:
         """Where a blob lies."""
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")

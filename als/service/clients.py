@@ -1,0 +1,254 @@
+"""Asking the clients which layers they use: every graph root that can be found, and every mount.
+
+Graph roots are those of the storage.conf files that root's podman and CRI-O read, those of all users (rootless), those
+that the settings name (``clients``), and those that were seen before: a graph root found in use of our layers, by its own
+records or by a mount, is written down in ROOT/clients.json, to be asked also when nothing of it runs and nobody names it.
+
+A graph root that does not exist uses nothing. But one that was seen before may lie on a disk that is not mounted now: it counts
+as gone only if what is left of its path lies on the same file system as it did; the administrator can also say so (`forget`).
+"""
+
+from __future__ import annotations
+
+import logging
+import pwd
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from als.config import Config
+from als.doctor.facts import Answer
+from als.doctor.gather import answer_of
+from als.doctor.storageconf import read_storage_conf
+from als.errors import AlsError, ConfigError, StoreError
+from als.imagestore.diffn import DiffNStore
+from als.imagestore.graphroot import Named, read_graph_root
+from als.mount.erofs import FSTYPE
+from als.mount.namespaces import all_mounts, overlay_lowers, overlay_upper
+from als.mount.table import MountEntry
+from als.store.atomic import read_json, write_json
+from als.store.layout import Layout
+from als.store.liveness import Claims, Holder
+from als.store.lock import locked
+from als.store.refused import store_errors
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_GRAPH_ROOT = Path("/var/lib/containers/storage")
+_DEFAULT_RUN_ROOT = Path("/run/containers/storage")
+_ROOTLESS = Path(".local/share/containers/storage")
+_ROOTLESS_CONF = Path(".config/containers/storage.conf")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRoot:
+    """Where a client keeps its containers."""
+
+    path: Path
+    run: Path | None = None
+    device: int | None = None
+    """Of the file system it was seen on; None: it was not seen before."""
+    expected: bool = False
+    """Somebody said that it is there."""
+
+    def also(self, other: GraphRoot) -> GraphRoot:
+        """What both together know of the same path."""
+        device = self.device if other.device is None else other.device
+        return GraphRoot(self.path, self.run or other.run, device, self.expected or other.expected)
+
+
+class _Gathered:
+    """Claims while they are being gathered."""
+
+    def __init__(self) -> None:
+        self.chains: dict[str, set[Holder]] = {}
+        self.layers: dict[str, set[Holder]] = {}
+        self.unknown: list[str] = []
+        self.in_use: set[Path] = set()
+        """Graph roots that use something of ours."""
+
+    def claims(self) -> Claims:
+        return Claims(
+            {name: frozenset(holders) for name, holders in self.chains.items()},
+            {name: frozenset(holders) for name, holders in self.layers.items()},
+            tuple(self.unknown),
+        )
+
+
+class Clients:
+    """The clients of one store."""
+
+    def __init__(self, config: Config, layout: Layout, image_store: DiffNStore, environment: Mapping[str, str]) -> None:
+        self._config = config
+        self._layout = layout
+        self._image_store = image_store
+        self._environment = environment
+
+    def claims(self, known_chains: Iterable[str]) -> Claims:
+        """What is used now.
+
+        :param known_chains: the chain IDs that concern us; what else clients name is their own affair.
+        """
+        known = set(known_chains)
+        found = _Gathered()
+        for entry in all_mounts():
+            self._add_mount(found, entry)
+        roots: dict[Path, GraphRoot] = {}
+        for root in (*self.graph_roots(), *map(GraphRoot, sorted(found.in_use))):
+            roots[root.path] = roots[root.path].also(root) if root.path in roots else root
+        for root in roots.values():
+            self._add_graph_root(found, root, known)
+        self._remember(found.in_use)
+        for reason in found.unknown:
+            log.warning("everything that is published stays: %s", reason)
+        return found.claims()
+
+    def graph_roots(self) -> Iterator[GraphRoot]:
+        """Those that are known without looking at mounts; one that several name appears as often."""
+        yield GraphRoot(_DEFAULT_GRAPH_ROOT, _DEFAULT_RUN_ROOT)
+        without = {name: value for name, value in self._environment.items() if name != "CONTAINERS_STORAGE_CONF"}
+        for environment in (without, self._environment):
+            conf = read_storage_conf(environment, drop_ins=True)
+            if conf is not None and conf.graph_root:
+                yield GraphRoot(Path(conf.graph_root), Path(conf.run_root) if conf.run_root else _DEFAULT_RUN_ROOT)
+        for user in pwd.getpwall():
+            if user.pw_uid:
+                yield from _rootless(Path(user.pw_dir), user.pw_uid)
+        for text, seen in self._seen().items():
+            yield GraphRoot(Path(text), device=seen)
+        for path in self._config.clients:
+            yield GraphRoot(path, expected=True)
+
+    def note(self) -> None:
+        """Write down which clients the present environment names, for a later gc that may be run in another one."""
+        roots = [root.path for root in self.graph_roots() if root.device is None and not root.expected]
+        self._remember({path for path in roots if answer_of(path) is Answer.FINE and path != _DEFAULT_GRAPH_ROOT})
+
+    def forget(self, path: Path) -> bool:
+        """Never ask this graph root again, unless it is seen in use anew; False: it was not known."""
+        with locked(self._layout.locks / "clients", timeout=10.0), store_errors(self._layout.clients):
+            seen = self._seen()
+            if str(path) not in seen:
+                return False
+            del seen[str(path)]
+            write_json(self._layout.clients, {"graph_roots": seen})
+            return True
+
+    def _add_graph_root(self, found: _Gathered, root: GraphRoot, known: set[str]) -> None:
+        answer = answer_of(root.path)
+        if answer is Answer.MISSING:
+            if root.expected or (root.device is not None and not _is_gone(root.path, root.device)):
+                way = "take it out of als.toml" if root.expected else f"`als gc --forget {root.path}`"
+                found.unknown.append(f"the graph root {root.path} is not there; if it is gone for good, {way}")
+            return
+        try:
+            if answer is not Answer.FINE:
+                raise StoreError(f"it {answer.value}", where=str(root.path))
+            named = read_graph_root(root.path, root.run)
+        except StoreError as error:
+            found.unknown.append(f"the graph root {root.path} is not readable: {error}")
+            return
+        for each in named:
+            if each.layer in known:
+                found.in_use.add(root.path)
+                found.chains.setdefault(each.layer, set()).add(_holder(each, root.path))
+
+    def _add_mount(self, found: _Gathered, entry: MountEntry) -> None:
+        if entry.fstype == "overlay":
+            paths = overlay_lowers(entry)
+            graph = _graph_root_of(entry)
+        elif entry.fstype == FSTYPE and not _is_our_own(entry.target, self._layout):
+            paths, graph = [entry.source], None
+        else:
+            return
+        used = False
+        for text in paths:
+            used = self._add_path(found, text, Holder("mount", str(entry.target))) or used
+        if used and graph is not None:
+            found.in_use.add(graph)
+
+    def _add_path(self, found: _Gathered, text: str, holder: Holder) -> bool:
+        """Note the use of a path; False: it is none of ours."""
+        parts = self._below_root(text)
+        match parts:
+            case ("is4", "overlay", "l", link, *_) | ("l", link, *_):
+                # A relative one is the client's own or, by the links' different lengths hardly ever, ours.
+                chain_id = self._image_store.link_target(link)
+            case ("is4", "overlay", name, *_):
+                chain_id = name
+            case ("layers", name, *_) if len(name) == 64:
+                found.layers.setdefault(name, set()).add(holder)
+                return True
+            case _:
+                return False
+        if chain_id is None:
+            return False
+        found.chains.setdefault(chain_id, set()).add(holder)
+        forest = self._image_store.folder(chain_id) / "diff1"
+        if forest.is_symlink():
+            # The chain may be out of the list already, which alone tells of what layer it consists.
+            found.layers.setdefault(forest.readlink().parent.name, set()).add(holder)
+        return True
+
+    def _below_root(self, text: str) -> tuple[str, ...]:
+        path = Path(text)
+        if not path.is_absolute():
+            return path.parts
+        for root in (self._layout.root.absolute(), self._layout.root.resolve()):
+            if path.is_relative_to(root):
+                return path.relative_to(root).parts
+        return ()
+
+    def _seen(self) -> dict[str, int]:
+        try:
+            value = read_json(self._layout.clients).get("graph_roots")
+        except FileNotFoundError:
+            return {}
+        return {str(path): int(device) for path, device in value.items()} if isinstance(value, dict) else {}
+
+    def _remember(self, paths: Iterable[Path]) -> None:
+        new = {str(path): path.stat().st_dev for path in paths if path.is_dir()}
+        if not new.items() - self._seen().items():
+            return
+        try:
+            with locked(self._layout.locks / "clients", timeout=10.0), store_errors(self._layout.clients):
+                write_json(self._layout.clients, {"graph_roots": {**self._seen(), **new}})
+        except AlsError as error:
+            # A full disk must not keep anybody from making room.
+            log.warning("the clients are not written down: %s", error)
+
+
+def _rootless(home: Path, uid: int) -> Iterator[GraphRoot]:
+    run = Path(f"/run/user/{uid}/containers")
+    yield GraphRoot(home / _ROOTLESS, run)
+    if (home / _ROOTLESS_CONF).is_file():
+        try:
+            conf = read_storage_conf({"CONTAINERS_STORAGE_CONF": str(home / _ROOTLESS_CONF)})
+        except ConfigError as error:
+            log.warning("%s", error)
+            return
+        if conf is not None and Path(conf.graph_root).is_absolute():
+            yield GraphRoot(Path(conf.graph_root), Path(conf.run_root) if conf.run_root else run)
+
+
+def _graph_root_of(entry: MountEntry) -> Path | None:
+    """``GRAPH/overlay/ID/diff`` is the upper directory, ``GRAPH/overlay/ID/merged`` the mount point."""
+    for path in (Path(overlay_upper(entry)), entry.target):
+        if path.is_absolute() and len(path.parents) > 3 and path.parents[1].name == "overlay":
+            graph = path.parents[2]
+            if (graph / "overlay-layers").is_dir():
+                return graph
+    return None
+
+
+def _is_our_own(target: Path, layout: Layout) -> bool:
+    return any(target.is_relative_to(root) for root in (layout.root.absolute(), layout.root.resolve()))
+
+
+def _is_gone(path: Path, device: int) -> bool:
+    """Whether a path that does not exist was removed, and not just the file system unmounted on which it was."""
+    return next(folder for folder in path.parents if folder.exists()).stat().st_dev == device
+
+
+def _holder(named: Named, graph: Path) -> Holder:
+    return Holder(named.kind, named.name, str(graph))

@@ -1,0 +1,236 @@
+"""Whether the store is as als left it: structure always, content with `deep`.
+
+Only what is wrong is reported, not what is merely useless: garbage is `als gc`'s business. Each problem names a remedy, which
+:mod:`als.service.repair` knows how to apply.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from als.erofs.profile import LAYER
+from als.erofs.reader import read_image_file
+from als.errors import AlsError, NotFound, StoreDamaged
+from als.imagestore.check import faults
+from als.imagestore.records import PublishedLayer
+from als.model.digest import Digest
+from als.model.forest import FOREST
+from als.mount.table import read_mounts
+from als.service.core import Service
+from als.store.images import RefRecord
+from als.store.recipe import ObjectPart, read_recipe, tar_stream
+
+_PIECE = 1 << 20
+
+
+class Remedy(enum.Enum):
+    """What `als fsck --repair` does about a problem."""
+
+    RELINK = "link the object again, or quarantine the layer where it is lost"
+    NAME = "name the object again"
+    QUARANTINE_LAYER = "quarantine the layer; pulling the image again heals it"
+    QUARANTINE_OBJECT = "quarantine the object"
+    QUARANTINE_FILE = "quarantine the file; pulling the image again heals it"
+    FORGET = "remove the reference; pull it again"
+    REPUBLISH = "publish the layer again"
+    REBUILD = "make the list anew from the images that references name; what else clients use must be pulled again"
+    PUBLISH = "publish its layers"
+    UNPUBLISH = "stop publishing the layer; pulling the image again heals it"
+    PULL = "pull the image again"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    kind: str
+    """layer, object, image, reference, use or image store."""
+    name: str
+    """A DiffID, digest, reference or chain ID."""
+    what: str
+    remedy: Remedy
+    sha256: bytes = b""
+    """The object concerned."""
+    size: int | None = None
+    """What it should have, if that is known."""
+    path: Path | None = None
+    """The file concerned."""
+
+
+def check(service: Service, *, deep: bool = False) -> list[Problem]:
+    """Look at everything. The caller holds the store's lock, shared or alone.
+
+    :param deep: read every object and rebuild every layer's stream as well.
+    """
+    checker = _Checker(service, deep)
+    return [*checker.layers(), *checker.objects(), *checker.images(), *checker.references(), *checker.published()]
+
+
+class _Checker:
+    def __init__(self, service: Service, deep: bool) -> None:
+        self._service = service
+        self._deep = deep
+        self._hashed: dict[int, bytes] = {}
+        """sha256 by inode number: each is read once, whatever the number of its names."""
+        self._listed: dict[str, dict[str, object]] = {}
+        self._list_error = ""
+        try:
+            self._listed = service.image_store.published()
+        except StoreDamaged as error:
+            self._list_error = _said(error)
+
+    def layers(self) -> Iterator[Problem]:
+        for diff_id in self._service.layers.ids():
+            try:
+                yield from self._layer(diff_id)
+            except (AlsError, OSError) as error:
+                yield Problem("layer", str(diff_id), _said(error), Remedy.QUARANTINE_LAYER)
+
+    def _layer(self, diff_id: Digest) -> Iterator[Problem]:
+        layers = self._service.layers
+        record = layers.get(diff_id)
+        if record.diff_id != diff_id:
+            raise StoreDamaged(f"its record is that of {record.diff_id}")
+        needed = {name: size for name, (_, size) in read_image_file(layers.image(diff_id), LAYER).contents().items()}
+        length, ends = _recipe_needs(layers.recipe(diff_id))
+        if length != record.diff_size:
+            raise StoreDamaged(f"its recipe gives {length} bytes instead of {record.diff_size}")
+        forest = layers.forest(diff_id) / FOREST
+        sound = True
+        for name in sorted(needed.keys() | ends.keys()):
+            path = forest / name.hex()
+            problem = self._object(path, name, needed.get(name), ends.get(name, 0))
+            if problem:
+                sound = False
+                yield Problem("layer", str(diff_id), problem, Remedy.RELINK, name, needed.get(name), path)
+            elif not self._service.layout.object(name).exists():
+                what = "an object has lost its name, so that others cannot share it"
+                yield Problem("object", name.hex(), what, Remedy.NAME, name, path=path)
+        if self._deep and sound:
+            self._check_stream(diff_id, forest)
+
+    def _object(self, path: Path, name: bytes, size: int | None, end: int) -> str:
+        """What is wrong with one file of a forest; "" if nothing is."""
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return f"{name.hex()} is missing from its forest"
+        if (size is not None and status.st_size != size) or status.st_size < end:
+            return f"{name.hex()} has {status.st_size} bytes instead of {end if size is None else size}"
+        if self._deep and self._sha256(path) != name:
+            return f"{name.hex()} has another content"
+        return ""
+
+    def _check_stream(self, diff_id: Digest, forest: Path) -> None:
+        hasher = diff_id.hasher()
+        stream = tar_stream(
+            self._service.layers.recipe(diff_id), lambda name: os.open(forest / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
+        )
+        for piece in stream:
+            hasher.update(piece)
+        if hasher.hexdigest() != diff_id.hex:
+            raise StoreDamaged("its recipe gives another stream")
+
+    def _sha256(self, path: Path) -> bytes:
+        inode = path.stat().st_ino
+        if inode not in self._hashed:
+            self._hashed[inode] = file_sha256(path)
+        return self._hashed[inode]
+
+    def objects(self) -> Iterator[Problem]:
+        """Those that layers hold were looked at with these; a name without a layer can still be found by a pull."""
+        if not self._deep:
+            return
+        for folder in sorted(self._service.layout.objects.iterdir()):
+            for path in folder.iterdir():
+                name = folder.name + path.name
+                if self._sha256(path).hex() != name:
+                    yield Problem("object", name, "it has another content", Remedy.QUARANTINE_OBJECT, path=path)
+
+    def images(self) -> Iterator[Problem]:
+        for digest in self._service.images.digests():
+            path = self._service.layout.images / digest.hex
+            try:
+                image = self._service.images.get(digest)
+                if Digest.of(image.config_data) != image.manifest.config.digest:
+                    raise StoreDamaged("the config has changed")
+            except (AlsError, OSError) as error:
+                yield Problem("image", str(digest), _said(error), Remedy.QUARANTINE_FILE, path=path)
+
+    def references(self) -> Iterator[Problem]:
+        for path in [*self._service.layout.refs.glob("[!.]*.json"), *self._service.layout.uses.glob("[!.]*.json")]:
+            is_use = path.parent == self._service.layout.uses
+            try:
+                record = None if is_use else self._service.images.read(path)
+                if is_use:
+                    self._service.uses.read(path)
+            except (AlsError, OSError) as error:
+                yield Problem("use" if is_use else "reference", path.name, _said(error), Remedy.QUARANTINE_FILE, path=path)
+                continue
+            if record is not None:
+                yield from self._reference(record)
+
+    def _reference(self, record: RefRecord) -> Iterator[Problem]:
+        try:
+            image = self._service.images.get(record.digest)
+        except NotFound:
+            yield Problem("reference", record.reference, f"its image {record.digest} is missing", Remedy.FORGET)
+            return
+        except AlsError:
+            return  # Said of the image already.
+        missing = [diff_id for diff_id in image.config.diff_ids if not self._service.layers.has(diff_id)]
+        if missing:
+            what = f"{len(missing)} of its layers are missing: {', '.join(map(str, missing))}"
+            yield Problem("reference", record.reference, what, Remedy.PULL)
+            return
+        if self._service.image_store.fits(len(image.chain)) and not set(image.chain) <= self._listed.keys():
+            yield Problem("reference", record.reference, "not all of its layers are published", Remedy.PUBLISH)
+
+    def published(self) -> Iterator[Problem]:
+        store, layers, listed = self._service.image_store, self._service.layers, self._listed
+        if self._list_error:
+            yield Problem("image store", "layers.json", self._list_error, Remedy.REBUILD)
+        mounts = read_mounts()
+        for chain_id, entry in listed.items():
+            try:
+                layer = PublishedLayer.from_json(entry)
+                layers.get(layer.diff_id)
+            except AlsError as error:
+                yield Problem("image store", chain_id, _said(error), Remedy.UNPUBLISH)
+                continue
+            for fault in faults(store, layers, layer, listed, mounts):
+                remedy = Remedy.REPUBLISH if not layer.parent or layer.parent in listed else Remedy.UNPUBLISH
+                yield Problem("image store", chain_id, fault, remedy)
+
+
+def file_sha256(path: Path) -> bytes:
+    """The sha256 of a file's content."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_PIECE):
+            hasher.update(data)
+    return hasher.digest()
+
+
+def _recipe_needs(recipe: Path) -> tuple[int, dict[bytes, int]]:
+    """The length of the stream, and how many bytes each object must have at least."""
+    length = 0
+    ends: dict[bytes, int] = {}
+    for part in read_recipe(recipe):
+        if isinstance(part, ObjectPart):
+            length += part.length
+            ends[part.sha256] = max(ends.get(part.sha256, 0), part.offset + part.length)
+        else:
+            length += len(part)
+    return length, ends
+
+
+def _said(error: AlsError | OSError) -> str:
+    if isinstance(error, AlsError):
+        return error.what
+    return f"{error.filename}: {error.strerror}"

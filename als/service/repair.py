@@ -1,0 +1,169 @@
+"""Applying the remedies of `als fsck`.
+
+What is damaged beyond help is moved to ROOT/quarantine and taken out of the image store's list; the next pull of the image then
+finds the layer missing and makes it again. Files that are sound are never moved there: a quarantined layer leaves the objects
+it shares to others. Containers that run on a layer keep what they have mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from als.errors import AlsError, StoreDamaged
+from als.imagestore.records import PublishedLayer
+from als.model.digest import Digest
+from als.model.forest import FOREST, forest_path
+from als.mount.unmounting import unmount
+from als.service.core import Service
+from als.service.fsck import Problem, Remedy, check, file_sha256
+from als.store.lock import excluding, sharing
+from als.store.objects import link_or_copy, replace_in_forest
+from als.store.refused import store_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, and what is still wrong."""
+
+    found: tuple[Problem, ...]
+    remaining: tuple[Problem, ...]
+
+
+def fsck(service: Service, *, repair: bool = False, deep: bool = False, wait: float = 60.0) -> Report:
+    """Check the store, and repair it if asked.
+
+    :param wait: seconds to wait for pulls that are under way, before repairs.
+    :raises LockTimeout: they took longer.
+    """
+    if not repair:
+        with sharing(service.layout.lock):
+            found = tuple(check(service, deep=deep))
+        return Report(found, found)
+    with excluding(service.layout.lock, timeout=wait):
+        found = tuple(check(service, deep=deep))
+        if not found:
+            return Report((), ())
+        with store_errors(service.layout.root):
+            _Repair(service, found).run()
+        return Report(found, tuple(check(service, deep=deep)))
+
+
+class _Repair:
+    def __init__(self, service: Service, problems: Collection[Problem]) -> None:
+        self._service = service
+        self._problems = problems
+        self._changed: set[Digest] = set()
+        """Layers of which something was replaced or lost; what was published of them has to be made again."""
+
+    def run(self) -> None:
+        for problem in self._with(Remedy.RELINK):
+            self._relink(problem)
+        for problem in self._with(Remedy.QUARANTINE_LAYER):
+            self._quarantine_layer(Digest("sha256", problem.name.removeprefix("sha256:")))
+        for problem in self._with(Remedy.QUARANTINE_OBJECT, Remedy.QUARANTINE_FILE):
+            if problem.path is not None and problem.path.exists():
+                self._quarantine(problem.path, problem.kind)
+        for problem in self._with(Remedy.NAME):
+            self._name(problem)
+        for problem in self._with(Remedy.FORGET):
+            self._service.images.forget(problem.name)
+        self._publish_again()
+
+    def _with(self, *remedies: Remedy) -> Iterator[Problem]:
+        return (problem for problem in self._problems if problem.remedy in remedies)
+
+    def _relink(self, problem: Problem) -> None:
+        diff_id = Digest("sha256", problem.name.removeprefix("sha256:"))
+        self._changed.add(diff_id)
+        if problem.path is None or not problem.path.parent.parent.exists():
+            return
+        source = self._sound_copy(problem)
+        named = self._service.layout.object(problem.sha256)
+        if named.exists() and not self._is_sound(named, problem):
+            # The next pull would link it without reading it.
+            self._quarantine(named, "object")
+        if source is None:
+            self._quarantine_layer(diff_id)
+            return
+        problem.path.parent.mkdir(mode=0o755, exist_ok=True)
+        if problem.path.exists():
+            self._quarantine(problem.path, "file")
+        replace_in_forest(source, problem.path)
+        if not named.exists():
+            link_or_copy(source, named)
+
+    def _sound_copy(self, problem: Problem) -> Path | None:
+        """Another file with the content that is missing."""
+        layers = self._service.layers
+        candidates = [self._service.layout.object(problem.sha256)]
+        candidates += [layers.forest(diff_id) / forest_path(problem.sha256) for diff_id in layers.ids()]
+        return next((path for path in candidates if self._is_sound(path, problem)), None)
+
+    @staticmethod
+    def _is_sound(path: Path, problem: Problem) -> bool:
+        return path.is_file() and file_sha256(path) == problem.sha256
+
+    def _name(self, problem: Problem) -> None:
+        named = self._service.layout.object(problem.sha256)
+        if problem.path is not None and problem.path.exists() and not named.exists():
+            link_or_copy(problem.path, named)
+
+    def _quarantine_layer(self, diff_id: Digest) -> None:
+        folder = self._service.layout.layer(diff_id)
+        self._changed.add(diff_id)
+        if not folder.exists():
+            return
+        unmount(self._service.layers.mount_point(diff_id), lazily=True)
+        place = self._quarantine(folder, "layer")
+        forest = place / "diff1" / FOREST
+        for path in forest.iterdir() if forest.is_dir() else ():
+            if file_sha256(path).hex() == path.name:
+                path.unlink()
+
+    def _quarantine(self, path: Path, kind: str) -> Path:
+        self._service.layout.quarantine.mkdir(mode=0o700, exist_ok=True)
+        place = self._service.layout.quarantine / f"{time.time_ns():x}-{kind}-{path.name}"
+        path.rename(place)
+        return place
+
+    def _publish_again(self) -> None:
+        """Take away whatever is published of layers that changed and all that lies on top, and publish anew what can be."""
+        store = self._service.image_store
+        if any(self._with(Remedy.REBUILD)):
+            self._quarantine(store.list_file, "list")
+            store.create()
+            store.unpublish(store.unlisted())
+        bad = {problem.name for problem in self._with(Remedy.REPUBLISH, Remedy.UNPUBLISH)}
+        entries = store.published()
+        changed = {str(diff_id) for diff_id in self._changed}
+        bad |= {chain_id for chain_id, entry in entries.items() if str(entry.get("diff-digest")) in changed}
+        size = -1
+        while size != len(bad):
+            size = len(bad)
+            bad |= {chain_id for chain_id, entry in entries.items() if entry.get("parent", "") in bad}
+        store.unpublish(bad)
+        for chain_id in bad & entries.keys():
+            # Checked again afterwards: what cannot be published is reported then.
+            with contextlib.suppress(AlsError):
+                store.publish(_up_to(chain_id, entries))
+        for ref in self._service.images.refs():
+            with contextlib.suppress(AlsError):
+                self._service.publish(self._service.images.get(ref.digest))
+
+
+def _up_to(chain_id: str, entries: dict[str, dict[str, object]]) -> list[PublishedLayer]:
+    """A chain's layers from the lowest on.
+
+    :raises StoreDamaged: one of them is not listed.
+    """
+    found: list[PublishedLayer] = []
+    while chain_id:
+        if chain_id not in entries or len(found) > len(entries):
+            raise StoreDamaged("a layer below it is not listed", where=chain_id)
+        found.append(PublishedLayer.from_json(entries[chain_id]))
+        chain_id = found[-1].parent
+    return found[::-1]

@@ -1,0 +1,137 @@
+"""What is live: the one place where it is decided what may be removed.
+
+Pure: who holds what has been gathered before (:mod:`als.service.clients` asks podman and the kernel), here only the
+conclusions are drawn.
+
+- An *image* is live if a reference names it, or if a client holds one of its layers through the Additional Layer Store.
+- A *chain* (a layer at its place in the image store) is live if a live image has it there, if a client names it as its own
+  layer, its parent or its top layer, if something mounted shows it, or if a chain on top of it is live.
+- A *layer* (by DiffID) is live if a live image or a live chain consists of it, or something mounted shows it.
+- Objects are not decided upon: a layer's forest holds them by hardlink, and they go when the last one has gone.
+
+Where a client could not be asked, every published chain is held for it: to keep what is dead costs space, to remove what is
+live costs a container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from als.model.digest import Digest
+from als.model.manifest import toc_digest
+from als.store.images import ImageRecord, RefRecord
+from als.store.uses import Use
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Who keeps something from being removed."""
+
+    kind: str
+    """reference, lookup, image, container, layer, mount or client."""
+    name: str
+    where: str = ""
+    """The client's graph root; empty for our own."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" of {self.where}" if self.where else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What clients use."""
+
+    chains: Mapping[str, frozenset[Holder]] = field(default_factory=dict)
+    layers: Mapping[str, frozenset[Holder]] = field(default_factory=dict)
+    """By DiffID in hex."""
+    unknown: tuple[str, ...] = ()
+    """Why some clients could not be asked; not empty: they may use whatever is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An entry of the image store's list, as far as it matters here."""
+
+    chain_id: str
+    parent: str
+    diff_id: Digest
+
+
+@dataclass(slots=True)
+class Liveness:
+    """What is live, and who holds it. Whatever is not named here is dead."""
+
+    images: dict[Digest, set[Holder]] = field(default_factory=dict)
+    chains: dict[str, set[Holder]] = field(default_factory=dict)
+    layers: dict[Digest, set[Holder]] = field(default_factory=dict)
+
+
+def decide(
+    images: Mapping[Digest, ImageRecord],
+    refs: Iterable[RefRecord],
+    uses: Iterable[Use],
+    published: Sequence[Published],
+    claims: Claims,
+) -> Liveness:
+    """Draw the conclusions.
+
+    :param published: every chain in the image store's list.
+    """
+    found = Liveness()
+    current = {ref.reference: ref.digest for ref in refs}
+    for reference, digest in current.items():
+        if digest in images:
+            _hold_image(found, images[digest], len(images[digest].chain), {Holder("reference", reference)})
+    for use in uses:
+        held = _image_of(use, images, current)
+        if held is not None:
+            image, count = held
+            _hold_image(found, image, count, {Holder("lookup", use.reference)})
+    for chain_id, holders in claims.chains.items():
+        found.chains.setdefault(chain_id, set()).update(holders)
+    if claims.unknown:
+        for entry in published:
+            found.chains.setdefault(entry.chain_id, set()).update(Holder("client", reason) for reason in claims.unknown)
+    _hold_parents(found, {entry.chain_id: entry for entry in published})
+    for hex_id, holders in claims.layers.items():
+        found.layers.setdefault(Digest("sha256", hex_id), set()).update(holders)
+    return found
+
+
+def clients_of(holders: Collection[Holder]) -> list[Holder]:
+    """Those of some holders that are not our own references, in order."""
+    return sorted(holder for holder in holders if holder.kind != "reference")
+
+
+def _image_of(use: Use, images: Mapping[Digest, ImageRecord], current: Mapping[str, Digest]) -> tuple[ImageRecord, int] | None:
+    """The image as a part of which a client's layer is served, and how many layers from the lowest that takes.
+
+    The order is that of :meth:`als.service.core.Service.known_image`.
+    """
+    first = [images[current[use.reference]]] if current.get(use.reference) in images else []
+    for image in [*first, *(images[digest] for digest in sorted(images))]:
+        for index, layer in enumerate(image.manifest.layers):
+            if use.digest in (str(layer.digest), str(toc_digest(layer))):
+                return image, index + 1
+    return None
+
+
+def _hold_image(found: Liveness, image: ImageRecord, count: int, holders: set[Holder]) -> None:
+    found.images.setdefault(image.digest, set()).update(holders)
+    for chain_id, diff_id in list(zip(image.chain, image.config.diff_ids, strict=True))[:count]:
+        found.chains.setdefault(chain_id, set()).update(holders)
+        found.layers.setdefault(diff_id, set()).update(holders)
+
+
+def _hold_parents(found: Liveness, published: Mapping[str, Published]) -> None:
+    """Let whoever holds a chain hold what lies below it, and the layers that both consist of."""
+    for start in [chain_id for chain_id in found.chains if chain_id in published]:
+        holders = found.chains[start]
+        entry: Published | None = published[start]
+        seen: set[str] = set()
+        while entry is not None and entry.chain_id not in seen:
+            seen.add(entry.chain_id)
+            found.chains.setdefault(entry.chain_id, set()).update(holders)
+            found.layers.setdefault(entry.diff_id, set()).update(holders)
+            entry = published.get(entry.parent)

@@ -1,0 +1,204 @@
+"""gc in a loop beside pulls and runs of images that overlap: ``python -m tests.harness.soak SECONDS [--seed N]``.
+
+Each worker owns some of the images' names, so that it knows what must be there; their layers come from one small pool, so that
+what one worker removes is mostly what another is just pulling. Whatever a worker does must succeed, and every container
+must read what its image says. In the end everything is removed, and gc has to leave nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.harness.images import ImageFactory
+from tests.harness.ocilayout import TarBuilder
+from tests.harness.registry import RegistryServer
+from tests.harness.stack import Stack
+
+POOL = 10
+"""Layers to choose from."""
+IMAGES = 12
+_SHARED_FILES = 5
+
+
+@dataclass
+class Tally:
+    """What was done, by kind, and what went wrong."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, and what a container of it says of its files."""
+
+    reference: str
+    sums: str
+
+
+def make_samples(stack: Stack, images: ImageFactory, seed: int) -> list[Sample]:
+    """Push images of random layers of the pool, in random order; some are tall enough for a flat layer."""
+    chance = random.Random(seed)
+    pool = []
+    for number in range(POOL):
+        tar = TarBuilder().directory("pool").directory(f"pool/{number}")
+        for name in range(_SHARED_FILES):
+            # Some contents are the same in every layer.
+            content = f"{name if name % 2 else (number, name)} ".encode() * 400
+            tar.file(f"pool/{number}/{name}", content)
+        pool.append((number, tar.build()))
+    samples = []
+    for number in range(IMAGES):
+        chosen = chance.sample(pool, chance.choice((1, 2, 3, 8)))
+        tag = f"soak{number}"
+        own = TarBuilder().directory("own").file("own/file", tag.encode() * 1000).build()
+        images.runnable(tag, [*(tar for _, tar in chosen), own])
+        count = len(chosen) * _SHARED_FILES
+        samples.append(Sample(stack.registry.push(images.layout.name(tag), f"{tag}:latest"), str(count)))
+    return samples
+
+
+class Soak:
+    """Workers on one stack."""
+
+    def __init__(self, stack: Stack, samples: Sequence[Sample], seed: int) -> None:
+        self._stack = stack
+        self._samples = samples
+        self._seed = seed
+        self._tally = Tally()
+        self._end = 0.0
+
+    def run(self, seconds: float) -> Tally:
+        """Work for some seconds, clean up, and tell. The store must be empty before, and is so afterwards."""
+        self._end = time.monotonic() + seconds
+        self._stack.podman("info")  # Makes podman's mount namespace, once and not in each thread.
+        third = len(self._samples) // 3
+        threads = [
+            threading.Thread(target=self._guarded, args=(self._podman_worker, self._samples[:third], 1), name="podman 1"),
+            threading.Thread(
+                target=self._guarded, args=(self._podman_worker, self._samples[third : 2 * third], 2), name="podman 2"
+            ),
+            threading.Thread(target=self._guarded, args=(self._als_worker, self._samples[2 * third :], 3), name="als"),
+            threading.Thread(target=self._guarded, args=(self._gc_worker, (), 4), name="gc"),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._guarded(self._clean_up, self._samples, 5)
+        return self._tally
+
+    def _guarded(self, work: Callable[[Sequence[Sample], random.Random], None], samples: Sequence[Sample], number: int) -> None:
+        try:
+            work(samples, random.Random(f"{self._seed} {number}"))
+        except (AssertionError, OSError) as error:
+            self._tally.errors.append(f"{threading.current_thread().name}: {error}")
+            self._end = 0.0
+
+    def _working(self) -> bool:
+        return time.monotonic() < self._end
+
+    def _podman_worker(self, samples: Sequence[Sample], chance: random.Random) -> None:
+        podman, als = self._stack.podman, self._stack.als
+        while self._working():
+            sample = chance.choice(samples)
+            podman.pull(sample.reference)
+            forgotten = chance.random() < 0.5
+            if forgotten:
+                # From here on podman alone keeps the image's layers.
+                als.cli("rm", sample.reference)
+            for _ in range(chance.randint(1, 3)):
+                self._read_all(sample)
+            if chance.random() < 0.3:
+                self._build_on(sample, chance)
+            podman("rmi", sample.reference)
+            if not forgotten and chance.random() < 0.8:
+                als.cli("rm", sample.reference)
+            self._tally.done["podman"] += 1
+
+    def _read_all(self, sample: Sample) -> None:
+        seen = self._stack.podman.run(sample.reference, "sh", "-c", "find /pool -type f | xargs md5sum | wc -l")
+        assert seen.strip() == sample.sums, f"{sample.reference}: {seen.strip()} files instead of {sample.sums}"
+
+    def _build_on(self, sample: Sample, chance: random.Random) -> None:
+        """A container goes on, and an image is built, when the image below has gone from als's list."""
+        podman = self._stack.podman
+        name = f"b{chance.randrange(1 << 30)}"
+        podman("run", "--name", name, "--pull=never", sample.reference, "sh", "-c", "echo new >/new")
+        podman("commit", "-q", name, f"localhost/{name}:1")
+        podman("rm", name)
+        seen = podman.run(f"localhost/{name}:1", "sh", "-c", "cat /new; find /pool -type f | xargs md5sum | wc -l")
+        assert seen.split() == ["new", sample.sums], f"{name}: {seen}"
+        podman("rmi", f"localhost/{name}:1")
+        self._tally.done["built"] += 1
+
+    def _als_worker(self, samples: Sequence[Sample], chance: random.Random) -> None:
+        als = self._stack.als
+        held: set[str] = set()
+        while self._working():
+            sample = chance.choice(samples)
+            if sample.reference in held or len(held) > 1:
+                gone = chance.choice(sorted(held))
+                als.cli("rm", gone)
+                held.remove(gone)
+            else:
+                als.cli("pull", "-q", sample.reference)
+                held.add(sample.reference)
+            for reference in held:
+                files = [entry for entry in als.files(reference) if str(entry["path"]).startswith("/pool/")]
+                assert files, reference
+            self._tally.done["als"] += 1
+
+    def _gc_worker(self, samples: Sequence[Sample], chance: random.Random) -> None:
+        als = self._stack.als
+        while self._working():
+            found = als.json("gc")
+            assert not found["unknown"], found["unknown"]
+            self._tally.done["gc"] += 1
+            self._tally.done["layers removed"] += len(found["layers"])
+
+    def _clean_up(self, samples: Sequence[Sample], chance: random.Random) -> None:
+        podman, als = self._stack.podman, self._stack.als
+        als.cli("fsck", "--deep")
+        podman("rm", "-fa", "-t", "0")
+        podman("rmi", "-fa")
+        for image in als.json("images"):
+            als.cli("rm", image["reference"])
+        als.cli("gc")
+        als.cli("fsck", "--deep")
+        left = [path for name in ("layers", "images", "refs", "tmp") for path in (als.root / name).iterdir()]
+        left += (als.root / "objects").glob("*/*")
+        left += [path for path in (als.image_store / "overlay").iterdir() if path.name != "l"]
+        assert not left, f"dead, and still there: {left}"
+        assert json.loads((als.image_store / "overlay-layers" / "layers.json").read_bytes()) == []
+
+
+def main() -> int:
+    """Run it on a stack of its own; 0 if nothing went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    options = parser.parse_args()
+    sys.stdout.write(f"seed {options.seed}\n")
+    with tempfile.TemporaryDirectory(prefix="als-", dir="/var/tmp") as name:
+        base = Path(name)
+        with RegistryServer(base / "registry") as registry, Stack(base, registry) as stack:
+            samples = make_samples(stack, ImageFactory(base / "oci"), options.seed)
+            tally = Soak(stack, samples, options.seed).run(options.seconds)
+    sys.stdout.write("".join(f"{count:6} {what}\n" for what, count in sorted(tally.done.items())))
+    sys.stdout.write("".join(f"ERROR {error}\n" for error in tally.errors))
+    return 1 if tally.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
