@@ -1,5 +1,5 @@
 # als: everything a newcomer needs. Each target installs what is missing first; run them as root (sudo make demo).
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench soak fuzz clean
 
 PYTHON := .venv/bin/python
 
@@ -8,6 +8,8 @@ help:
 	@echo "make test    every test (as root: mounts, podman); ARGS='-k tar -x' goes to pytest"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
+	@echo "make soak    gc in a loop beside pulls and runs of overlapping images; SECONDS=300, ARGS='--seed N'"
+	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make clean   remove what was built, installed and cached in this folder"
 
 setup:
@@ -25,7 +27,17 @@ lint: setup
 	$(PYTHON) -m mypy --strict als cffi_build tests/harness bench
 
 bench: setup
-	@$(PYTHON) -m bench.warm $(ARGS)
+	@$(PYTHON) -m bench.warm
+	@$(PYTHON) -m bench.pull $(ARGS)
+	@$(PYTHON) -m bench.memory
+	@$(PYTHON) -m bench.files
+
+soak: setup
+	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)
+
+CASES := 100000
+fuzz: setup
+	@$(PYTHON) -m tests.fuzz --cases $(CASES) $(ARGS)
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_kernel*.so als/_kernel.c

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,6 +77,10 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 def write_json(path: Path, comparisons: Sequence[Comparison], environment: dict[str, str]) -> None:
     """Every single measurement, so that others can compute what they like."""
+    write_figures(path, [{**asdict(comparison), "summary": comparison.summary()} for comparison in comparisons], environment)
+
+
+def write_figures(path: Path, results: Sequence[Mapping[str, object]], environment: dict[str, str]) -> None:
+    """Results of any form, and what they depend on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    results = [{**asdict(comparison), "summary": comparison.summary()} for comparison in comparisons]
-    path.write_text(json.dumps({"machine": environment, "results": results}, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps({"machine": environment, "results": list(results)}, indent=2) + "\n", "utf-8")

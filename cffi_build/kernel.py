@@ -50,8 +50,11 @@ int als_loop_backing(int loop_fd, uint64_t *device, uint64_t *inode);
 
 int als_reflink(int destination_fd, int source_fd);
 int als_verity_probe(int fd);
+int als_spread_directories(int fd);
 int als_cached_pages(int fd, uint64_t length, uint64_t *pages);
 int als_mincore_pages(int fd, uint64_t length, uint64_t *pages);
+int als_write_new_files(size_t count, const char *names, const void **data, const uint64_t *sizes, unsigned mode,
+                        unsigned char *found, size_t *done);
 """
 
 SOURCE = r"""
@@ -65,6 +68,7 @@ SOURCE = r"""
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <linux/fs.h>
@@ -116,6 +120,15 @@ static int als_loop_backing(int loop_fd, uint64_t *device, uint64_t *inode)
 
 static int als_reflink(int destination_fd, int source_fd) { return ioctl(destination_fd, FICLONE, source_fd); }
 
+static int als_spread_directories(int fd)
+{
+    int flags;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+        return -1;
+    flags |= FS_TOPDIR_FL;
+    return ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+
 static int als_verity_probe(int fd)
 {
     struct { struct fsverity_digest head; uint8_t digest[64]; } measured;
@@ -159,6 +172,41 @@ static int als_mincore_pages(int fd, uint64_t length, uint64_t *pages)
             count += vector[i] & resident;
     }
     *pages = count;
+    return 0;
+}
+
+static int als_write_new_file(const char *path, const char *data, uint64_t size, unsigned mode)
+{
+    int failed = 0, fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
+    if (fd < 0)
+        return -1;
+    while (size && !failed) {
+        ssize_t written = write(fd, data, size);
+        if (written >= 0) {
+            data += written;
+            size -= (uint64_t)written;
+        } else if (errno != EINTR) {
+            failed = errno;
+        }
+    }
+    if (close(fd) < 0 && !failed)
+        failed = errno;
+    errno = failed;
+    return failed ? -1 : 0;
+}
+
+/* `names`: for each file the path of what would make it superfluous, and its own path, each ended by a zero byte. */
+static int als_write_new_files(size_t count, const char *names, const void **data, const uint64_t *sizes, unsigned mode,
+                               unsigned char *found, size_t *done)
+{
+    for (*done = 0; *done < count; (*done)++) {
+        const char *path = names + strlen(names) + 1;
+        struct stat known;
+        found[*done] = stat(names, &known) == 0;
+        if (!found[*done] && (errno != ENOENT || als_write_new_file(path, data[*done], sizes[*done], mode) < 0))
+            return -1;
+        names = path + strlen(path) + 1;
+    }
     return 0;
 }
 """

@@ -67,8 +67,10 @@ def read_image_file(path: Path, profile: Profile, *, names_are_sha256: bool = Tr
     """
     if not path.stat().st_size:
         raise StoreDamaged("an empty file instead of an image", where=str(path))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        return read_image(view, profile, names_are_sha256=names_are_sha256)
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # Not closed here: an error on its way to the caller still refers to it, and goes before it.
+    return read_image(memoryview(data), profile, names_are_sha256=names_are_sha256)
 
 
 class _Raw:

@@ -102,3 +102,22 @@ def test_no_verity_on_tmpfs(tmpfs: Path) -> None:
         assert not files.can_have_verity(file.fileno())
     with pytest.raises(OSError):
         files.can_have_verity(-1)
+
+
+def test_many_files_are_written_in_one_go(tmp_path: Path) -> None:
+    (tmp_path / "known").write_bytes(b"old")
+    wanted = [(f"{tmp_path}/known" if n == 5 else f"{tmp_path}/none", f"{tmp_path}/{n}", b"%d" % n * n) for n in range(300)]
+    assert files.write_new_files(wanted, 0o444) == [n == 5 for n in range(300)]
+    assert not (tmp_path / "5").exists()
+    assert all((tmp_path / str(n)).read_bytes() == b"%d" % n * n for n in range(300) if n != 5)
+    assert (tmp_path / "7").stat().st_mode & 0o777 == 0o444
+    assert files.write_new_files([], 0o444) == []
+
+
+def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"there")
+    with pytest.raises(FileExistsError, match=f"{tmp_path}/b"):
+        files.write_new_files([("/nowhere", f"{tmp_path}/{name}", b"new") for name in "abc"], 0o444)
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert (tmp_path / "b").read_bytes() == b"there"
+    assert not (tmp_path / "c").exists()

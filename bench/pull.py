@@ -1,0 +1,145 @@
+"""``python -m bench.pull``: ``als pull`` beside podman's own pull into plain overlay storage, from one local registry.
+
+Every pull goes into a new, empty store. The stores are removed at the end only: a file system that has just removed thousands
+of files may take several times as long to make new ones (ext4 without a journal does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+from bench.report import Comparison, Measure, compare, machine, table, write_figures
+from tests.harness.als import AlsDaemon
+from tests.harness.demo import CACHE, temporary_folder
+from tests.harness.disk import bytes_on_disk
+from tests.harness.ocilayout import EPOCH, Layout
+from tests.harness.podman import Binaries, Podman, Storage
+from tests.harness.registry import RegistryServer
+
+_FILES = 7_300
+_BYTES = 196_000_000
+_WORDS = 4_000
+
+
+def typical_image(layout: Layout) -> str:
+    """An image like a distribution's: one layer of 196 MB in 7,300 files, about 70 MB when compressed; its tag."""
+    tag = f"typical-{_FILES}-{_BYTES}"
+    if not layout.has(tag):
+        layout.add_image(tag, [layout.add_layer(_write_typical)])
+    return tag
+
+
+def _write_typical(out: IO[bytes]) -> None:
+    numbers = random.Random(11)
+    words = [numbers.randbytes(numbers.randrange(4, 12)) for _ in range(_WORDS)]
+    # Most files are small, most bytes are in large ones.
+    sizes = [numbers.lognormvariate(8.4, 2.0) for _ in range(_FILES)]
+    scale = _BYTES / sum(sizes)
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for number, size in enumerate(sizes):
+            info = tarfile.TarInfo(f"usr/lib/d{number // 10}/f{number}")
+            info.size, info.mtime = max(1, int(size * scale)), EPOCH
+            tar.addfile(info, _Text(numbers, words))
+
+
+class _Text:
+    """To be read: words in random order, which compress about threefold."""
+
+    def __init__(self, numbers: random.Random, words: list[bytes]) -> None:
+        self._numbers = numbers
+        self._words = words
+
+    def read(self, size: int = -1, /) -> bytes:
+        return b"".join(self._numbers.choices(self._words, k=size // 4 + 1))[:size]
+
+
+class Pulls:
+    """Pulls of one image, each into a store of its own below `folder`."""
+
+    def __init__(self, folder: Path, registry: RegistryServer, reference: str, stack: ExitStack) -> None:
+        self._folder = folder
+        self._storage = Storage(metacopy=False, insecure=(registry.address,))
+        self._reference = reference
+        self._stack = stack
+        self._numbers: Iterator[int] = count()
+        self._environment = Podman(folder / "configuration", self._storage).environment
+        self.disk: dict[str, int] = {}
+        """Bytes on disk after the last pull of each way."""
+
+    def ours(self) -> float:
+        """Seconds that ``als pull`` takes."""
+        als = AlsDaemon(self._folder / f"a{next(self._numbers)}", self._environment)
+        self._stack.callback(als.close)
+        os.sync()
+        begin = time.perf_counter()
+        als.cli("pull", "-q", self._reference)
+        seconds = time.perf_counter() - begin
+        os.sync()
+        self.disk["als"] = bytes_on_disk(als.root)
+        return seconds
+
+    def theirs(self, binaries: Binaries) -> Measure:
+        """Seconds that a podman takes."""
+
+        def measure() -> float:
+            podman = self._stack.enter_context(Podman(self._folder / f"p{next(self._numbers)}", self._storage, binaries))
+            podman("info")
+            os.sync()
+            begin = time.perf_counter()
+            podman.pull(self._reference)
+            seconds = time.perf_counter() - begin
+            os.sync()
+            self.disk[binaries.podman] = bytes_on_disk(podman.graph_root)
+            return seconds
+
+        return measure
+
+
+def unpacked(folder: Path) -> Binaries:
+    """A podman that was unpacked: its programs in ``bin``, those that it starts itself in ``root/usr/lib/podman``."""
+    folder = folder.absolute()
+    podman, crun, conmon = (str(folder / "bin" / name) for name in ("podman", "crun", "conmon"))
+    return Binaries(podman, crun, conmon, helpers=str(folder / "root" / "usr" / "lib" / "podman"))
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements (default %(default)s)")
+    parser.add_argument("--image", help="another image than the usual one, as skopeo names it")
+    parser.add_argument("--podman", type=Path, action="append", default=[], metavar="DIR", help="a podman unpacked in DIR, too")
+    parser.add_argument("--json", type=Path, default=CACHE / "bench" / "pull.json", help="where the numbers go")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("this runs podman as root: sudo make bench", file=sys.stderr)
+        return 1
+    layout = Layout(CACHE / "bench" / "images")
+    image = options.image or layout.name(typical_image(layout))
+    comparisons: list[Comparison] = []
+    with temporary_folder() as folder, RegistryServer(folder / "registry") as registry, ExitStack() as stack:
+        pulls = Pulls(folder, registry, registry.push(image, "image:latest"), stack)
+        for binaries in (Binaries(), *map(unpacked, options.podman)):
+            version = ".".join(map(str, Podman(folder / "version", binaries=binaries).version))
+            comparisons.append(compare(f"pull, podman {version}", pulls.ours, pulls.theirs(binaries), options.rounds))
+        environment = machine(folder)
+        disk = pulls.disk
+    print(table(comparisons))
+    print("on disk: " + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in disk.items()))
+    results = [{**asdict(comparison), "summary": comparison.summary()} for comparison in comparisons]
+    write_figures(options.json, [*results, {"name": "bytes on disk", **disk}], environment)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
