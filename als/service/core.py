@@ -14,7 +14,7 @@ from types import TracebackType
 
 from als.config import Config
 from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
-from als.fetch.pull import Progress, Puller, Silent, layer_names, names_of
+from als.fetch.pull import Progress, Puller, Resolved, Silent, layer_names, names_of
 from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
 from als.imagestore.records import PublishedLayer
@@ -140,13 +140,21 @@ class Service:
 
             def report(count: int) -> None:
                 self._publish(image, count)
+                if count == len(image.manifest.layers):
+                    # Before the last lookup is answered: a client that has its image finds it named here as well.
+                    self._record(resolved)
                 published(image, count)
 
             shelf = _Shelf(image, report)
             self.puller.fill(resolved, shelf.add, progress)
-            self.images.put(image)
-            self.images.name(str(reference), image.digest, resolved.listed)
+            if not image.manifest.layers:
+                self._record(resolved)
             return image
+
+    def _record(self, resolved: Resolved) -> None:
+        """Keep an image whose layers are all here, under the reference it was pulled by."""
+        self.images.put(resolved.image)
+        self.images.name(str(resolved.reference), resolved.image.digest, resolved.listed)
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.
