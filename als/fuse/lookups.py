@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +92,9 @@ class Lookups:
         """
         key = (reference, digest)
         found = self._known.get(key)
-        if found is not None and trio.current_time() - found.time < _FRESH_SECONDS:
+        fresh = found is not None and trio.current_time() - found.time < _FRESH_SECONDS
+        # gc may have removed it since: a client that is told of a layer which is gone would keep an image without it.
+        if found is not None and fresh and os.path.lexists(found.layer.diff):
             return found.layer
         flight = self._flights.get(key)
         if flight is None:

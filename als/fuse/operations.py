@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 N = TypeVar("N", bound=nodes.Node)
 
 _FIXED_SECONDS = 60.0
-_LAYER_SECONDS = 1.0
+_LAYER_SECONDS = 0.0
 """How long the kernel may answer from its own cache: long for directories, short for layers, which can be removed."""
 
 
