@@ -16,7 +16,7 @@ from typing import IO
 from als.mount.erofs import mount_erofs
 from als.mount.unmounting import unmount
 from bench.memory import pulled
-from bench.report import machine, write_figures
+from bench.report import as_installed, machine, write_figures
 from tests.harness.als import AlsDaemon
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.ocilayout import EPOCH, Layout
@@ -86,6 +86,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("this mounts images: sudo make bench", file=sys.stderr)
         return 1
+    as_installed()
     layout = Layout(CACHE / "bench" / "images")
     rows = []
     with temporary_folder() as folder:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from bench.report import machine, write_figures
+from bench.report import as_installed, machine, write_figures
 from tests.harness.als import AlsDaemon
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.memory import PeakMemory
@@ -71,6 +71,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("this mounts images: sudo make bench", file=sys.stderr)
         return 1
+    as_installed()
     size = options.size * 1_000_000
     layout = Layout(CACHE / "bench" / "images")
     if not layout.has(f"big-{size}"):

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from bench.report import Comparison, Measure, compare, machine, table, write_figures
+from bench.report import Comparison, Measure, as_installed, compare, machine, table, write_figures
 from tests.harness.als import AlsDaemon
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.disk import bytes_on_disk
@@ -124,6 +124,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("this runs podman as root: sudo make bench", file=sys.stderr)
         return 1
+    as_installed()
     layout = Layout(CACHE / "bench" / "images")
     image = options.image or layout.name(typical_image(layout))
     comparisons: list[Comparison] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import platform
 import statistics
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import als
 from tests.harness.system import mounts, run
 
 Measure = Callable[[], float]
@@ -51,6 +53,12 @@ def compare(name: str, ours: Measure, plain: Measure, rounds: int) -> Comparison
             first = ours()
             pairs.append((first, plain()))
     return Comparison(name, tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+
+
+def as_installed() -> None:
+    """Compile als's modules, as pip does when it installs them. A checkout has them compiled by the first process that imports
+    them, unless the environment forbids it (PYTHONDONTWRITEBYTECODE): then every single process would compile them all."""
+    compileall.compile_dir(Path(als.__file__).parent, quiet=1)
 
 
 def machine(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.report import Measure, compare, machine, table, write_json
+from bench.report import Measure, as_installed, compare, machine, table, write_json
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.demo_images import demo_images
 from tests.harness.podman import Podman, Storage
@@ -53,6 +53,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("this runs podman as root: sudo make bench", file=sys.stderr)
         return 1
+    as_installed()
     images = demo_images(CACHE)
     with (
         temporary_folder() as folder,

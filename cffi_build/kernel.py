@@ -55,6 +55,7 @@ int als_cached_pages(int fd, uint64_t length, uint64_t *pages);
 int als_mincore_pages(int fd, uint64_t length, uint64_t *pages);
 int als_write_new_files(size_t count, const char *names, const void **data, const uint64_t *sizes, unsigned mode,
                         unsigned char *found, size_t *done);
+int als_link_files(size_t count, const char *names, unsigned char *found, size_t *done);
 """
 
 SOURCE = r"""
@@ -204,6 +205,19 @@ static int als_write_new_files(size_t count, const char *names, const void **dat
         struct stat known;
         found[*done] = stat(names, &known) == 0;
         if (!found[*done] && (errno != ENOENT || als_write_new_file(path, data[*done], sizes[*done], mode) < 0))
+            return -1;
+        names = path + strlen(path) + 1;
+    }
+    return 0;
+}
+
+/* `names`: for each file the path that it has, and the one that it gets, each ended by a zero byte. */
+static int als_link_files(size_t count, const char *names, unsigned char *found, size_t *done)
+{
+    for (*done = 0; *done < count; (*done)++) {
+        const char *path = names + strlen(names) + 1;
+        found[*done] = link(names, path) < 0;
+        if (found[*done] && errno != EEXIST)
             return -1;
         names = path + strlen(path) + 1;
     }

@@ -61,6 +61,13 @@ class Order:
             return self._parents[number]
         return self._numbers[self._node(directory, name)]
 
+    def sole_content(self, node: Node) -> bytes | None:
+        """The name of a content that no other inode leads to, if all xattrs of this inode are those which say so."""
+        if self._verity or isinstance(node, Directory) or node.content is None or node.xattrs or not is_redirected(node):
+            return None
+        name = node.content.name
+        return None if name in self._shared_contents else name
+
     def xattrs(self, node: Node) -> list[Xattr]:
         """All xattrs that the image gives to an inode, ours among them, sorted by name."""
         result: list[Xattr] = []
@@ -135,6 +142,7 @@ class Order:
     def _share(self) -> SharedXattrs:
         common, names, digests = self._counter.common()
         del self._counter
+        self._shared_contents = names
         common |= {(self._redirect, self.profile.redirect_to(name)) for name in names}
         common |= {(self._metacopy, metacopy_value(digest)) for digest in digests}
         return SharedXattrs(common)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 
+from als.erofs.areas import Areas
 from als.erofs.layout import BLOCK, COMPACT, DIRENT, EXTENDED, NULL_CHUNK, SLOT, SUPER, SUPER_OFFSET, round_up
 from als.erofs.order import Order
 from als.model.tree import Directory, FileType, Inode, Node, inode_of
@@ -19,8 +20,9 @@ _U32 = 0xFFFFFFFF
 class Places:
     """Everything by inode number: `nids`, bytes of xattrs (`areas`), data blocks, bytes of the inline tail, compact or not."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, areas: Areas) -> None:
         self._order = order
+        self._areas = areas
         self.nids = array("Q")
         self.areas = array("I")
         self.blocks = array("I")
@@ -39,7 +41,7 @@ class Places:
         """Find the place of one inode, at `position` or soon after; return where it ends."""
         blocks, tail = self._data_size(number, node)
         compact = self._fits_compact(number, node, blocks * BLOCK + tail)
-        area = self._order.shared.area_size(self._order.xattrs(node))
+        area = self._areas.size(node)
         head = (COMPACT.size if compact else EXTENDED.size) + area
         inode = inode_of(node)
         if inode.type is FileType.SYMLINK:

@@ -65,12 +65,25 @@ def read_image_file(path: Path, profile: Profile, *, names_are_sha256: bool = Tr
     :raises OSError: it cannot be read.
     :raises als.errors.StoreDamaged: the writer has not written it.
     """
+    return read_image(_mapped(path), profile, names_are_sha256=names_are_sha256)
+
+
+def read_root_inode(path: Path, profile: Profile) -> Inode:
+    """The root directory's attributes, without reading the rest of the image file.
+
+    :raises OSError: it cannot be read.
+    :raises als.errors.StoreDamaged: the writer has not written it.
+    """
+    return _Reader(_mapped(path), profile, names_are_sha256=True).root().inode
+
+
+def _mapped(path: Path) -> memoryview:
     if not path.stat().st_size:
         raise StoreDamaged("an empty file instead of an image", where=str(path))
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     # Not closed here: an error on its way to the caller still refers to it, and goes before it.
-    return read_image(memoryview(data), profile, names_are_sha256=names_are_sha256)
+    return memoryview(data)
 
 
 class _Raw:
@@ -93,6 +106,8 @@ class _Reader:
         self._budget = len(image)
         self._inodes: dict[int, Inode] = {}
         self._shared: dict[int, Xattr] = {}
+        self._metacopy, self._opaque, self._leads_to = profile.metacopy, profile.opaque, profile.redirect
+        self._ours = frozenset((self._metacopy, self._opaque, self._leads_to))
         names = (
             re.escape(b"/" + profile.forest) + rb"/([0-9a-f]{64})()" if profile.forest else rb"/([0-9a-f]{2})/([0-9a-f]{62})"
         )
@@ -108,6 +123,15 @@ class _Reader:
             self._damaged(f"{len(image)} bytes where the superblock states {blocks} blocks")
         self._epoch = (seconds, nanoseconds)
         self._shared_area = shared_block * BLOCK
+
+    def root(self) -> Directory:
+        """The root directory, without its names."""
+        raw = self._raw(self._root)
+        if raw.kind is not FileType.DIR:
+            self._damaged("the root is not a directory")
+        root = Directory(_EMPTY)
+        self._finish_directory(root, raw, is_root=True)
+        return root
 
     def tree(self) -> Tree:
         """Read everything, directory by directory."""
@@ -172,9 +196,10 @@ class _Reader:
         """Read an inode and its xattrs."""
         position = nid * SLOT
         what = f"inode {nid}"
-        extended = self._take(position, 1, what)[0] & 1
+        head = self._take(position, COMPACT.size, what)
+        extended = head[0] & 1
         shape = EXTENDED if extended else COMPACT
-        fields = shape.unpack(self._take(position, shape.size, what))
+        fields = shape.unpack(self._take(position, shape.size, what) if extended else head)
         raw = _Raw()
         layout, words, mode = fields[:3]
         if extended:
@@ -277,9 +302,8 @@ class _Reader:
         """Our own xattrs of an inode, and those of the layer with their escapes undone."""
         own: dict[bytes, bytes] = {}
         others: list[Xattr] = []
-        ours = (self._profile.metacopy, self._profile.redirect, self._profile.opaque)
         for name, value in raw.xattrs:
-            if name in ours:
+            if name in self._ours:
                 own[name] = value
             else:
                 others.append((unescape(name, self._profile.escaped), value))
@@ -287,7 +311,7 @@ class _Reader:
 
     def _finish_directory(self, directory: Directory, raw: _Raw, *, is_root: bool) -> None:
         own, xattrs = self._attributes(raw)
-        opaque = own.pop(self._profile.opaque, None)
+        opaque = own.pop(self._opaque, None)
         if own or opaque not in (None, b"y"):
             self._damaged("a directory with xattrs that als does not give to one")
         directory.opaque = opaque is not None and (self._profile.layer or not is_root)
@@ -318,8 +342,8 @@ class _Reader:
         return Inode(raw.kind, *owner, size, rdev, target, xattrs, content, data)
 
     def _content(self, nid: int, own: dict[bytes, bytes]) -> Content:
-        match = self._redirect.fullmatch(own.get(self._profile.redirect, b""))
-        if match is None or self._profile.metacopy not in own or self._profile.opaque in own:
+        match = self._redirect.fullmatch(own.get(self._leads_to, b""))
+        if match is None or self._metacopy not in own or self._opaque in own:
             self._damaged(f"inode {nid} leads nowhere")
         name = bytes.fromhex((match[1] + match[2]).decode())
         return Content(name, name if self._names_are_sha256 else None)

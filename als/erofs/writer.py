@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import BinaryIO
 
+from als.erofs.areas import Areas
 from als.erofs.layout import (
     BLOCK,
     BLOCK_BITS,
@@ -46,7 +47,7 @@ from als.erofs.layout import (
 from als.erofs.order import Order, is_redirected
 from als.erofs.place import Places
 from als.erofs.profile import Profile
-from als.erofs.xattrs import NameFilter, encode_entry
+from als.erofs.xattrs import encode_entry
 from als.model.tree import Directory, FileType, Inode, Node, Tree, inode_of
 
 _BUFFER = 1 << 20
@@ -63,7 +64,8 @@ def write_image(tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[
     :raises als.errors.Unsupported: the tree holds what EROFS, or an image of this kind, cannot; nothing was written.
     """
     order = Order(tree, profile, verity or {})
-    writer = _Writer(order, Places(order))
+    areas = Areas(order)
+    writer = _Writer(order, Places(order, areas), areas)
     buffer: list[bytes] = []
     size = 0
     for piece in writer.pieces():
@@ -79,10 +81,10 @@ def write_image(tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[
 class _Writer:
     """Makes the bytes of an image whose layout is settled."""
 
-    def __init__(self, order: Order, places: Places) -> None:
+    def __init__(self, order: Order, places: Places, areas: Areas) -> None:
         self._order = order
         self._places = places
-        self._filter = NameFilter()
+        self._areas = areas
         self._next_block = places.data_start // BLOCK
         self._kinds = bytes(DIRENT_TYPES[inode_of(node).type] for node in order.nodes)
 
@@ -132,9 +134,7 @@ class _Writer:
             head = EXTENDED.pack(layout << 1 | 1, words, mode, 0, size, union, *owner, links)
         if not words:
             return head + tail
-        xattrs = self._order.xattrs(node)
-        area = self._order.shared.encode_area(xattrs, self._filter.of(xattrs), places.shared_start % BLOCK)
-        return head + area + tail
+        return head + self._areas.encode(node, places.shared_start % BLOCK) + tail
 
     def _data_place(self, number: int, inode: Inode) -> tuple[int, int]:
         """An inode's data layout, and the field which says where the data are (or which device, or the size of chunks)."""

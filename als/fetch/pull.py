@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Resolved:
     image: ImageRecord
     listed: Digest
     """Of the manifest or index that the reference itself names."""
+    listed_data: bytes
+    """Its bytes."""
     source: ImageSource
 
 
@@ -104,7 +107,11 @@ class Puller:
         stall: float,
         parallel: int,
         limits: Limits = DEFAULT_LIMITS,
+        leave_out: Collection[str] = (),
     ) -> None:
+        """
+        :param leave_out: ``HOST:PORT`` of mirrors in registries.conf that are not to be asked.
+        """
         self._layout = layout
         self._layers = layers
         self._workers = workers
@@ -112,25 +119,29 @@ class Puller:
         self._stall = stall
         self._parallel = parallel
         self._limits = limits
+        self._leave_out = leave_out
         self._formats = find_formats()
 
     @contextmanager
-    def resolved(self, reference: Reference, has: Digest | None = None) -> Iterator[Resolved]:
+    def resolved(
+        self, reference: Reference, has: Digest | None = None, *, listed: RawManifest | None = None, anonymous: bool = False
+    ) -> Iterator[Resolved]:
         """Ask the source which image a reference names.
 
         :param has: the blob (or TOC) digest of a layer the image is known to have. Of an index, the image for this machine
             is taken, and if that has no such layer, whichever has: a client may have asked for another platform.
+        :param listed: what the reference names, where that was asked for already.
+        :param anonymous: ask without credentials.
         :raises NotFound: there is no such image, or none with that layer.
         """
-        source = self._open(reference)
+        source = self._open(reference, anonymous)
         try:
-            name = reference.tag_or_digest
-            raw = source.manifest(name)
+            raw = listed or source.manifest(reference.tag_or_digest)
             for image in self._images(source, raw, str(reference), any_platform=has is not None):
                 # Also finds what is wrong with their annotations, before anything is fetched.
                 names = layer_names(image)
                 if has is None or has in names:
-                    yield Resolved(reference, image, raw.digest, source)
+                    yield Resolved(reference, image, raw.digest, raw.data, source)
                     return
             raise NotFound(f"no image there has the layer {has}", where=str(reference))
         finally:
@@ -216,19 +227,27 @@ class Puller:
         )
         staging.complete(record)
 
-    def _open(self, reference: Reference) -> ImageSource:
-        if reference.transport is Transport.OCI:
-            return LocalImages(OciLayout(reference.path))
-        if reference.transport is Transport.OCI_ARCHIVE:
-            return LocalImages(OciArchive(reference.path))
+    def repository(self, reference: Reference, *, anonymous: bool = False, settings: Settings | None = None) -> RegistryImages:
+        """The repository of a registry that a reference names an image of, as configured now.
+
+        :raises ConfigError: the configuration is malformed.
+        :raises RegistryDenied: the registry is blocked.
+        """
         environment = Environment.current()
-        endpoints = resolve(reference, environment)
-        settings = Settings(proxies=Proxies.from_environment(environment))
+        endpoints = resolve(reference, environment, leave_out=self._leave_out, anonymous=anonymous)
+        settings = dataclasses.replace(settings or Settings(), proxies=Proxies.from_environment(environment))
         params: dict[str, object] = {
             "endpoints": [endpoint.to_json() for endpoint in endpoints],
             "settings": settings.to_json(),
         }
         return RegistryImages(self._workers, params, str(reference), stall=self._stall)
+
+    def _open(self, reference: Reference, anonymous: bool) -> ImageSource:
+        if reference.transport is Transport.OCI:
+            return LocalImages(OciLayout(reference.path))
+        if reference.transport is Transport.OCI_ARCHIVE:
+            return LocalImages(OciArchive(reference.path))
+        return self.repository(reference, anonymous=anonymous)
 
     def _images(self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool) -> Iterator[ImageRecord]:
         """The image behind a manifest or index; with `any_platform`, this machine's first and then the others."""

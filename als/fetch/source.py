@@ -17,7 +17,7 @@ from als.errors import DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerEr
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
 from als.model.manifest import Descriptor
-from als.registry.source import LocalSource, RawManifest
+from als.registry.source import LocalSource, RawManifest, check_digest
 from als.worker.client import Worker, Workers
 from als.worker.frames import DATA, END, HEADER, FrameReader, read_json
 
@@ -105,14 +105,22 @@ class RegistryImages:
         self._requests.close()
         self._worker.kill()
 
-    def _ask(self, request: dict[str, object]) -> Iterator[tuple[int, memoryview]]:
+    def begin(self, request: dict[str, object]) -> socket.socket:
+        """Make a request to the worker; the socket on which it answers in frames is the caller's.
+
+        :raises WorkerError: the worker has ended.
+        """
         ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                try:
-                    socket.send_fds(self._requests, [json.dumps(request).encode()], [theirs.fileno()])
-                except OSError as error:
-                    raise WorkerError(f"the fetch worker has ended: {error}", where=self._where) from error
+        with theirs:
+            try:
+                socket.send_fds(self._requests, [json.dumps(request).encode()], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise WorkerError(f"the fetch worker has ended: {error}", where=self._where) from error
+        return ours
+
+    def _ask(self, request: dict[str, object]) -> Iterator[tuple[int, memoryview]]:
+        with self.begin(request) as ours:
             last = time.monotonic()
 
             def idle() -> None:
@@ -145,11 +153,7 @@ def read_blob(source: ImageSource, descriptor: Descriptor, limit: int) -> bytes:
         data += piece
         if len(data) > limit:
             raise LimitExceeded(f"more than {limit} bytes", where=str(descriptor.digest))
-    hasher = descriptor.digest.hasher()
-    hasher.update(data)
-    if hasher.hexdigest() != descriptor.digest.hex:
-        raise DigestMismatch("the bytes that came have another digest", where=str(descriptor.digest))
-    return bytes(data)
+    return check_digest(bytes(data), descriptor.digest, str(descriptor.digest))
 
 
 def copy_blob(source: ImageSource, descriptor: Descriptor, path: Path) -> None:

@@ -30,7 +30,14 @@ class Writeback:
         """
         if size >= self._next and self._beside.idle:
             self._next = size + _STEP
-            self._beside.run(lambda: sync_file_system(self._folder))
+            self.begin()
+
+    def begin(self) -> None:
+        """Have all that was written so far on its way to the disk.
+
+        :raises OSError: what was written before did not reach the disk.
+        """
+        self._beside.run(lambda: sync_file_system(self._folder))
 
     def settle(self) -> None:
         """Wait for what is under way. Not to be left out: the kernel tells of each error once, and the sync before publication

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from als.native.extension import check, ffi, lib
 
@@ -25,14 +25,14 @@ def reflink(source_fd: int, destination_fd: int) -> None:
     check(lib.als_reflink(destination_fd, source_fd))
 
 
-def write_new_files(files: Sequence[tuple[str, str, bytes]], mode: int) -> list[bool]:
+def write_new_files(files: Sequence[tuple[str, str, bytes | bytearray | memoryview]], mode: int) -> list[bool]:
     """Make many small files in one go, without the GIL from the first to the last.
 
     :param files: of each a path at which it may exist already, its own path, and its content.
     :returns: for each whether something was at the first path; then nothing was made.
     :raises OSError: one could not be made, the error names it; those before it were.
     """
-    names = b"".join(os.fsencode(name) + b"\0" for known, path, _ in files for name in (known, path))
+    names = _joined((known, path) for known, path, _ in files)
     data = ffi.new("void *[]", [ffi.from_buffer(content) for _, _, content in files])
     sizes = ffi.new("uint64_t[]", [len(content) for _, _, content in files])
     found = ffi.new("unsigned char[]", len(files))
@@ -40,6 +40,25 @@ def write_new_files(files: Sequence[tuple[str, str, bytes]], mode: int) -> list[
     result = lib.als_write_new_files(len(files), ffi.from_buffer(names), data, sizes, mode, found, done)
     check(result, files[done[0]][1] if result < 0 else "")
     return [bool(one) for one in found]
+
+
+def link_files(links: Sequence[tuple[str, str]]) -> list[bool]:
+    """link(2) many files in one go, without the GIL from the first to the last.
+
+    :param links: of each file the path that it has, and the one that it gets.
+    :returns: for each whether something was at the latter; then it is left as it is.
+    :raises OSError: one could not be linked, the error names it; those before it were.
+    """
+    found = ffi.new("unsigned char[]", len(links))
+    done = ffi.new("size_t *")
+    result = lib.als_link_files(len(links), ffi.from_buffer(_joined(links)), found, done)
+    check(result, *(links[done[0]] if result < 0 else ()))
+    return [bool(one) for one in found]
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Pairs of paths as the extension takes them: each path ended by a zero byte."""
+    return b"".join(os.fsencode(path) + b"\0" for pair in pairs for path in pair)
 
 
 def spread_directories(fd: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from als.errors import StoreDamaged
 from als.model.forest import FOREST
-from als.native.files import reflink, write_new_files
+from als.native.files import link_files, reflink, write_new_files
 from als.native.refusal import Refusal, refusal
 from als.store.layout import Layout
 
@@ -51,7 +51,7 @@ class Forest:
         self.add_all({sha256: data})
         return sha256
 
-    def add_all(self, contents: Mapping[bytes, bytes]) -> None:
+    def add_all(self, contents: Mapping[bytes, bytes | bytearray | memoryview]) -> None:
         """Hold objects with these contents, each by its sha256, which the caller has computed from these very bytes."""
         new = {sha256: data for sha256, data in contents.items() if sha256 not in self._held}
         files = [(self._layout.object_name(sha256), self._name(sha256), data) for sha256, data in new.items()]
@@ -94,28 +94,17 @@ class Forest:
 
     def commit(self) -> None:
         """Give what is staged its names in the store: all, or none where that fails. The caller has synced before."""
-        named: list[bytes] = []
+        links = [(self._name(sha256), self._layout.object_name(sha256)) for sha256 in self._staged]
         try:
-            for sha256 in self._staged:
-                here = self._name(sha256)
-                there = self._layout.object_name(sha256)
-                try:
-                    os.link(here, there)
-                    named.append(sha256)
-                except FileExistsError:
+            for (here, there), found in zip(links, link_files(links), strict=True):
+                if found:
                     # Another layer with the same file was quicker; take its copy, so that there is one.
                     os.unlink(here)  # noqa: PTH108  (see `_prefix`)
                     link_or_copy(there, here)
         except OSError:
-            for sha256 in named:
-                self._unname(sha256)
+            for here, there in links:
+                _unname(Path(here), Path(there))
             raise
-
-    def _unname(self, sha256: bytes) -> None:
-        """Take back the name of an object that nobody else has linked in the meantime."""
-        path = self._layout.object(sha256)
-        if path.stat().st_nlink == 2:
-            path.unlink()
 
     def _name(self, sha256: bytes) -> str:
         return self._prefix + sha256.hex()
@@ -162,6 +151,16 @@ class ObjectWriter:
             os.close(self._fd)
             self._fd = -1
             self._path.unlink(missing_ok=True)
+
+
+def _unname(here: Path, there: Path) -> None:
+    """Take back the name `there` of the object `here`, if it has that one and nobody else has linked it in the meantime."""
+    try:
+        named, own = there.stat(), here.stat()
+    except FileNotFoundError:
+        return
+    if (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino) and named.st_nlink == 2:
+        there.unlink()
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -218,5 +217,10 @@ def forest_names(forest: Path) -> set[str]:
 def add_to_forest(source: Path, target: Path) -> None:
     """Let a forest, made here if need be, hold what another one holds."""
     (target / FOREST).mkdir(mode=0o755, parents=True, exist_ok=True)
-    for name in forest_names(source) - forest_names(target):
-        link_or_copy(source / FOREST / name, target / FOREST / name)
+    try:
+        link_files([(f"{source}/{FOREST}/{name}", f"{target}/{FOREST}/{name}") for name in forest_names(source)])
+    except OSError as error:
+        if refusal(error) is not Refusal.TOO_MANY_LINKS:
+            raise
+        for name in forest_names(source) - forest_names(target):
+            link_or_copy(source / FOREST / name, target / FOREST / name)

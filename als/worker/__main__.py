@@ -77,3 +77,6 @@ def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
     main(int(sys.argv[1]), sys.argv[2], {"parse": ParseJob(), "fetch": fetch_job.run})
+    # Nothing is left to do; taking all modules down in an orderly manner would let our parent wait for it.
+    logging.shutdown()
+    os._exit(0)

@@ -75,6 +75,7 @@ def _manifest(client: RegistryClient, name: str, out: FrameWriter) -> None:
 def _blob(client: RegistryClient, request: Mapping[str, Any], out: FrameWriter) -> None:
     digest = Digest.parse(str(request["digest"]))
     with client.blob(digest, offset=int(request["offset"]), length=request["length"]) as stream:
-        out.write_json(HEADER, {})
+        out.write_json(HEADER, {"size": stream.size})
+        out.flush()
         while data := stream.read(_PIECE):
             out.write(DATA, data)

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from als.errors import AlsError, BadImage
-from als.formats.base import Begin, Event, Segment
+from als.formats.base import Begin, Event
 from als.formats.codecs import decompressor, identify
 from als.formats.discovery import find_formats
 from als.model.limits import DEFAULT_LIMITS, Limits
-from als.worker.frames import BEGIN, END, PAYLOAD, SEGMENT, FrameWriter, pack_entry
+from als.worker.frames import END, FrameWriter
+from als.worker.runs import RunWriter
 
 _READ_SIZE = 1 << 18
 
@@ -33,8 +34,13 @@ class ParseJob:
         out = FrameWriter(sink)
         try:
             limits = Limits(**params["limits"]) if "limits" in params else self._limits
+            runs = RunWriter(out)
             for event in self._events(source, str(params["format"]), limits):
-                _write(out, event)
+                if isinstance(event, Begin):
+                    runs.entry(event.entry)
+                else:
+                    runs.data(event.data)
+            runs.flush()
             out.write_json(END, {})
         except AlsError as error:
             out.write_error(error)
@@ -55,12 +61,3 @@ class ParseJob:
             piece = os.read(source, _READ_SIZE)
         codec.finish()
         yield from parser.finish()
-
-
-def _write(out: FrameWriter, event: Event) -> None:
-    if isinstance(event, Segment):
-        out.write(SEGMENT, event.data)
-    elif isinstance(event, Begin):
-        out.write(BEGIN, pack_entry(event.entry))
-    else:
-        out.write(PAYLOAD, event.data)

@@ -121,3 +121,22 @@ def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"new"
     assert (tmp_path / "b").read_bytes() == b"there"
     assert not (tmp_path / "c").exists()
+
+
+def test_many_files_are_linked_in_one_go(tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    for n in range(300):
+        (tmp_path / str(n)).write_bytes(b"%d" % n)
+    (tmp_path / "to" / "5").write_bytes(b"there")
+    assert files.link_files([(f"{tmp_path}/{n}", f"{tmp_path}/to/{n}") for n in range(300)]) == [n == 5 for n in range(300)]
+    assert all((tmp_path / "to" / str(n)).samefile(tmp_path / str(n)) == (n != 5) for n in range(300))
+    assert files.link_files([]) == []
+
+
+def test_the_file_that_cannot_be_linked_is_named(tmp_path: Path) -> None:
+    for name in "ac":
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/b.*{tmp_path}/b2"):
+        files.link_files([(f"{tmp_path}/{name}", f"{tmp_path}/{name}2") for name in "abc"])
+    assert (tmp_path / "a2").exists()
+    assert not (tmp_path / "c2").exists()

@@ -54,6 +54,45 @@ def test_two_layers_made_side_by_side_end_with_one_inode(layout: Layout, tmp_pat
     assert inode(tmp_path / "a" / forest_path(sha256)) == inode(tmp_path / "b" / forest_path(sha256))
 
 
+def test_contents_of_any_kind_are_held_together(layout: Layout, tmp_path: Path) -> None:
+    known = Forest(layout, tmp_path / "known")
+    known.add(b"known")
+    known.commit()
+    forest = Forest(layout, tmp_path / "new")
+    contents = [b"known", bytearray(1 << 20), memoryview(b"xyz")[1:], *(b"%d" % number for number in range(500))]
+    named = {hashlib.sha256(data).digest(): data for data in contents}
+    forest.add_all(named)
+    forest.add_all(named)
+    assert all((tmp_path / "new" / forest_path(name)).read_bytes() == data for name, data in named.items())
+    assert forest.sizes == {name: len(data) for name, data in named.items()}
+    assert forest.new_bytes == sum(map(len, contents)) - len(b"known")
+    linked = hashlib.sha256(b"known").digest()
+    assert (tmp_path / "new" / forest_path(linked)).samefile(layout.object(linked))
+
+
+def test_an_object_that_cannot_be_written_is_named(layout: Layout, tmp_path: Path) -> None:
+    forest = Forest(layout, tmp_path / "new")
+    name = hashlib.sha256(b"content").digest()
+    (tmp_path / "new" / forest_path(name)).write_bytes(b"in the way")
+    with pytest.raises(FileExistsError, match=name.hex()):
+        forest.add_all({name: b"content"})
+
+
+def test_a_commit_that_fails_names_nothing(layout: Layout, tmp_path: Path) -> None:
+    first, second = Forest(layout, tmp_path / "first"), Forest(layout, tmp_path / "second")
+    names = [first.add(b"%d" % number) for number in range(50)]
+    assert [second.add(b"%d" % number) for number in range(50)] == names
+    shared = Forest(layout, tmp_path / "shared")
+    shared.add(b"7")
+    shared.commit()
+    (tmp_path / "first" / forest_path(names[20])).unlink()
+    with pytest.raises(FileNotFoundError):
+        first.commit()
+    assert [name for name in names if layout.object(name).exists()] == [names[7]]
+    second.commit()
+    assert all(layout.object(name).samefile(tmp_path / "second" / forest_path(name)) for name in names)
+
+
 def test_nothing_has_a_name_in_the_store_before_commit(layout: Layout, tmp_path: Path) -> None:
     sha256 = Forest(layout, tmp_path / "a").add(b"content")
     assert not layout.object(sha256).exists()

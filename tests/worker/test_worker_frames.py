@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
@@ -13,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from als.errors import BadImage, DeadlineExceeded, NotFound, WorkerError
-from als.model.entry import Entry, EntryType
-from als.worker.frames import DATA, END, MAX_BODY, FrameReader, FrameWriter, pack_entry, unpack_entry
+from als.worker.frames import DATA, END, MAX_BODY, FrameReader, FrameWriter
 
 
 def never() -> None:
@@ -63,7 +61,7 @@ def test_what_a_writer_writes_a_reader_reads(sizes: list[int]) -> None:
     def feed() -> None:
         out = FrameWriter(write_end)
         for kind, body in frames:
-            out.write(kind, memoryview(body))
+            out.write(kind, memoryview(body)[:100], body[100:])
         out.write_json(END, {})
         out.flush()
         os.close(write_end)
@@ -94,6 +92,35 @@ def test_a_broken_stream_is_a_worker_error(data: bytes) -> None:
         read(data)
 
 
+def test_as_many_frames_are_valid_as_are_to_be_kept() -> None:
+    read_end, write_end = os.pipe()
+    out = FrameWriter(write_end)
+    for number in range(6):
+        out.write(DATA, b"%d" % number)
+    out.write_json(END, {})
+    out.flush()
+    last = [b""] * 2
+    held: list[memoryview] = []
+    for _, body in FrameReader(read_end, never, kept=3).frames():
+        assert [bytes(one) for one in held] == last[-len(held) :] if held else True
+        held = [*held, body][-2:]
+        last = [*last, bytes(body)][-2:]
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_frame_of_more_parts_than_the_kernel_takes_at_once() -> None:
+    read_end, write_end = os.pipe()
+    out = FrameWriter(write_end)
+    out.write(DATA, *(b"%d," % number for number in range(3000)))
+    out.write_json(END, {})
+    out.flush()
+    (_, body), _ = [(kind, bytes(body)) for kind, body in FrameReader(read_end, never).frames()]
+    assert body == b"".join(b"%d," % number for number in range(3000))
+    os.close(read_end)
+    os.close(write_end)
+
+
 def test_an_error_crosses_as_itself() -> None:
     read_end, write_end = os.pipe()
     out = FrameWriter(write_end)
@@ -118,46 +145,6 @@ def test_silence_is_not_waited_for() -> None:
         list(FrameReader(read_end, never, tick=0.01).frames())
     os.close(read_end)
     os.close(write_end)
-
-
-U64 = st.integers(0, (1 << 64) - 1)
-ENTRIES = st.builds(
-    Entry,
-    path=st.binary(max_size=300),
-    type=st.sampled_from(EntryType),
-    mode=st.integers(0, 0xFFFF),
-    uid=U64,
-    gid=U64,
-    mtime=st.integers(-(1 << 63), (1 << 63) - 1),
-    mtime_ns=st.integers(0, 999_999_999),
-    size=U64,
-    stored=U64,
-    linkname=st.binary(max_size=300),
-    rdev=st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1)),
-    xattrs=st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=99))).map(tuple),
-    extents=st.none() | st.lists(st.tuples(U64, U64)).map(tuple),
-)
-
-
-@given(entry=ENTRIES)
-def test_entries_arrive_as_sent(entry: Entry) -> None:
-    assert unpack_entry(memoryview(pack_entry(entry))) == entry
-
-
-@given(entry=ENTRIES, data=st.data())
-def test_a_cut_or_changed_entry_is_an_error_or_an_entry(entry: Entry, data: st.DataObject) -> None:
-    packed = bytearray(pack_entry(entry))
-    packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
-    cut = packed[: data.draw(st.integers(0, len(packed)))]
-    with contextlib.suppress(WorkerError):
-        assert isinstance(unpack_entry(memoryview(bytes(cut))), Entry)
-
-
-def test_an_entry_that_declares_endless_lists_costs_nothing() -> None:
-    packed = bytearray(pack_entry(Entry(b"x", EntryType.FILE)))
-    struct.pack_into("<I", packed, len(packed) - 5, 0xFFFFFFF0)
-    with pytest.raises(WorkerError):
-        unpack_entry(memoryview(bytes(packed)))
 
 
 def test_bad_image_is_among_what_can_cross() -> None:

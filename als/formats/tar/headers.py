@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from zlib import adler32
 
 from als.errors import BadImage
 
@@ -82,8 +84,11 @@ def parse_header(block: bytes) -> Header:
     )
 
 
+@lru_cache(maxsize=4096)
 def parse_number(field: bytes) -> int:
     """Read a numeric field: octal padded with spaces and NULs, or base-256.
+
+    Remembers the last ones, for owners, modes and times are the same over and over.
 
     :raises BadImage: it is neither, or does not fit 64 bits.
     """
@@ -122,12 +127,19 @@ def _verify_checksum(block: bytes) -> None:
     """The sum of all bytes with the checksum's own taken as spaces; old writers summed them as signed."""
     field = block[_CHECKSUM]
     stored = parse_number(field)
-    unsigned = sum(block) - sum(field) + 8 * 0x20
+    unsigned = _sum(block) - sum(field) + 8 * 0x20
     if stored == unsigned:
         return
     rest = block[: _CHECKSUM.start] + block[_CHECKSUM.stop :]
     if stored != unsigned - 256 * sum(byte >= 0x80 for byte in rest):
         raise BadImage("the checksum of a tar header is wrong; this is no tar archive, or a damaged one")
+
+
+def _sum(block: bytes) -> int:
+    """``sum(block)`` in a tenth of the time: the low half of Adler-32 is 1 + the sum of the bytes modulo 65,521, which 256
+    bytes cannot reach (RFC 1950)."""
+    half = BLOCK // 2
+    return (adler32(block[:half]) & 0xFFFF) + (adler32(block[half:]) & 0xFFFF) - 2
 
 
 def _misplaced_prefix(block: bytes, prefix: bytes) -> bytes:
