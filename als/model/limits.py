@@ -34,6 +34,12 @@ class Limits:
     layer_bytes: int = 1 << 38
     """Uncompressed, holes of sparse files included."""
     file_bytes: int = 1 << 38
+    toc_bytes: int = 256 << 20
+    """A lazily readable layer's index (or its tar-split) as it is in the blob; containers/storage reads 150 MiB."""
+    toc_text_bytes: int = 4 << 30
+    """The same decompressed. It is read as it is decompressed and never held; a million files have about 0.4 GiB."""
+    chunks: int = 8_000_000
+    """In all files of a lazily readable layer; most files have one, and zstd:chunked makes one of about 64 KiB."""
     expansion: int = 2000
     """Uncompressed bytes per compressed byte beyond the first `expansion_floor` bytes. DEFLATE cannot exceed 1,032; zstd
     reaches 32,000 with zeros, which an honest layer has some of, but not without end."""

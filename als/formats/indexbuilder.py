@@ -1,0 +1,263 @@
+"""Collects a :class:`~als.formats.index.LayerIndex` and holds whatever an index says to what can be true of a layer.
+
+Refused is what two readers could read differently, and what no writer of these formats makes: names given twice (so does
+containers/storage, ``ensureTOCMatchesTarSplit``), names with ``..``, chunks that overlap, leave gaps or run out of order,
+units that overlap or leave the blob. Nobody loses an image by it: a layer whose index is refused can still be read whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from typing import NamedTuple
+
+from als.errors import BadImage, LimitExceeded, Unsupported
+from als.formats.codecs import Compression
+from als.formats.index import (
+    HAS_SHA256,
+    HOLE,
+    KINDS,
+    SHA256_BYTES,
+    Columns,
+    Commitment,
+    LayerIndex,
+    Prefetch,
+    TarSplit,
+)
+from als.model.entry import Entry, EntryType
+from als.model.limits import Limits
+from als.model.paths import clean, show
+
+EMPTY_SHA256 = hashlib.sha256(b"").digest()
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
+"""What Go's JSON encoder writes for bytes of a name that are no UTF-8: the true name is lost."""
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+_NO_SHA256 = bytes(SHA256_BYTES)
+_UINT32 = 1 << 32
+_INT64 = 1 << 63
+
+
+class ChunkRow(NamedTuple):
+    """A chunk as an index states it; nothing has been checked."""
+
+    offset: int
+    """In the file."""
+    size: int
+    """Uncompressed bytes; 0: up to the end of the file."""
+    unit: int
+    """Where the unit begins in the blob."""
+    inner_offset: int
+    sha256: bytes | None
+    hole: bool = False
+
+
+class IndexBuilder:
+    """Takes the entries of one layer in the archive's order; used once.
+
+    :param payload_end: bytes of the blob before its own index; no unit lies beyond.
+    """
+
+    def __init__(self, compression: Compression, blob_size: int, payload_end: int, limits: Limits) -> None:
+        if not 0 <= payload_end <= blob_size < _INT64:
+            raise BadImage(f"the index does not lie within the blob of {blob_size} bytes")
+        self._compression = compression
+        self._blob_size = blob_size
+        self._payload_end = payload_end
+        self._limits = limits
+        self._columns = Columns(text=bytearray(), kinds=bytearray(), flags=bytearray(), sha256s=bytearray())
+        self._columns.chunk_flags, self._columns.chunk_sha256s = bytearray(), bytearray()
+        self._names: set[bytes] = set()
+        self._metadata = 0
+        self._total = 0
+        self._inner_end = 0
+        """Uncompressed bytes of the last unit that chunks have taken."""
+
+    def __len__(self) -> int:
+        return len(self._columns.kinds)
+
+    def add(self, entry: Entry, sha256: bytes | None = None, rows: list[ChunkRow] | None = None, end: int = 0) -> None:
+        """Take the next entry.
+
+        :param rows: of a regular file that is not empty.
+        :param end: where the last of its units ends in the blob; 0 where the index leaves that to what follows.
+        :raises BadImage: it cannot be true.
+        :raises LimitExceeded: there is more of something than the limits allow.
+        """
+        self._check_name(entry.path)
+        self._weigh(entry)
+        self._append(entry, self._add_chunks(entry, sha256, rows or [], end) if entry.type is EntryType.FILE else None)
+
+    def finish(
+        self,
+        commitments: tuple[Commitment, ...],
+        prefetch: Prefetch,
+        tar_split: TarSplit | None = None,
+        stream_gaps: tuple[tuple[int, int], ...] = (),
+    ) -> LayerIndex:
+        """All entries were added.
+
+        :raises BadImage: the last unit runs into the index, or files with the same digest have different sizes.
+        """
+        columns = self._columns
+        if columns.unit_starts:
+            if not columns.unit_ends[-1]:
+                columns.unit_ends[-1] = self._payload_end
+            if not columns.unit_starts[-1] < columns.unit_ends[-1] <= self._payload_end:
+                raise BadImage("a chunk lies beyond the end of the layer's data")
+        self._names.clear()
+        index = LayerIndex(columns, self._compression, self._blob_size, commitments, prefetch, tar_split, stream_gaps)
+        _check_sizes(index)
+        return index
+
+    # -- entries
+
+    def _check_name(self, path: bytes) -> None:
+        if len(self) >= self._limits.entries:
+            raise LimitExceeded(f"the layer holds more than {self._limits.entries} entries", where=show(path))
+        if len(path) > self._limits.path_bytes:
+            raise LimitExceeded(f"a path is longer than {self._limits.path_bytes} bytes", where=show(path))
+        name = path.removeprefix(b"./").rstrip(b"/")
+        if not name or name[0] in b"./" or b"/." in name or b"//" in name or b"\0" in name:
+            # Not a plain name: most of a large layer's are, and need no further look.
+            if b".." in path.split(b"/"):
+                raise BadImage("a name with '..' in it", where=show(path))
+            name = b"/".join(clean(path))
+        if name in self._names:
+            raise BadImage("a name is given twice", where=show(path))
+        self._names.add(name)
+
+    def _weigh(self, entry: Entry) -> None:
+        size = len(entry.path) + len(entry.linkname)
+        for name, value in entry.xattrs:
+            size += len(name) + len(value)
+            if REPLACEMENT in name:
+                raise _lost(entry)
+        if REPLACEMENT in entry.path or REPLACEMENT in entry.linkname:
+            raise _lost(entry)
+        self._metadata += size
+        if self._metadata > self._limits.metadata_bytes:
+            raise LimitExceeded(f"the layer has more than {self._limits.metadata_bytes} bytes of metadata")
+
+    def _append(self, entry: Entry, sha256: bytes | None) -> None:
+        if not (0 <= entry.uid < _UINT32 and 0 <= entry.gid < _UINT32):
+            raise BadImage(f"an owner that cannot exist, {entry.uid}:{entry.gid}", where=show(entry.path))
+        if not (0 <= entry.mode < _UINT32 and 0 <= entry.size < _INT64 and -_INT64 <= entry.mtime < _INT64):
+            raise BadImage("a mode, size or time that cannot be", where=show(entry.path))
+        if not all(0 <= number < _UINT32 for number in entry.rdev):
+            raise BadImage("a device number that cannot be", where=show(entry.path))
+        columns = self._columns
+        number = len(columns.kinds)
+        columns.text += entry.path
+        columns.path_ends.append(len(columns.text))
+        columns.text += entry.linkname
+        columns.link_ends.append(len(columns.text))
+        columns.kinds += _NUMBERS[entry.type].to_bytes()
+        columns.modes.append(entry.mode)
+        columns.uids.append(entry.uid)
+        columns.gids.append(entry.gid)
+        columns.mtimes.append(entry.mtime)
+        columns.mtimes_ns.append(entry.mtime_ns)
+        columns.sizes.append(entry.size)
+        columns.flags += b"\1" if sha256 is not None else b"\0"
+        columns.sha256s += sha256 or _NO_SHA256
+        columns.chunk_ends.append(len(columns.chunk_offsets))
+        if entry.rdev != (0, 0):
+            columns.rdevs[number] = entry.rdev
+        if entry.xattrs:
+            columns.xattrs[number] = entry.xattrs
+
+    # -- chunks
+
+    def _add_chunks(self, entry: Entry, sha256: bytes | None, rows: list[ChunkRow], end: int) -> bytes | None:
+        """Returns the file's sha256, which that of its only chunk is as well."""
+        if entry.size > self._limits.file_bytes:
+            raise LimitExceeded(f"a file of {entry.size} bytes", where=show(entry.path))
+        self._total += entry.size
+        if self._total > self._limits.layer_bytes:
+            raise LimitExceeded(f"the layer holds more than {self._limits.layer_bytes} bytes", where=show(entry.path))
+        if entry.size <= 0:
+            if entry.size < 0 or rows or sha256 not in (None, EMPTY_SHA256):
+                raise BadImage("an empty file with content", where=show(entry.path))
+            return EMPTY_SHA256
+        if not rows:
+            raise BadImage("a file without chunks", where=show(entry.path))
+        if len(self._columns.chunk_offsets) + len(rows) > self._limits.chunks:
+            raise LimitExceeded(f"the layer has more than {self._limits.chunks} chunks", where=show(entry.path))
+        if len(rows) == 1 and not rows[0].hole:
+            promised = rows[0].sha256 or sha256
+            if sha256 not in (None, promised):
+                raise BadImage("a file and its only chunk have different digests", where=show(entry.path))
+            self._add_chunk(entry, rows[0], 0, entry.size, promised)
+            sha256 = promised
+        else:
+            position = 0
+            for row, following in zip(rows, [*rows[1:], None], strict=True):
+                stop = entry.size if following is None else following.offset
+                self._add_chunk(entry, row, position, stop, row.sha256)
+                position = stop
+        if end:
+            self._end_unit(entry, end)
+        return sha256
+
+    def _add_chunk(self, entry: Entry, row: ChunkRow, start: int, stop: int, sha256: bytes | None) -> None:
+        """Take the chunk that has to reach from `start` to `stop` of the file."""
+        size = row.size or entry.size - row.offset
+        if row.offset != start or start + size != stop or size <= 0:
+            raise BadImage("the chunks of a file overlap, or leave gaps", where=show(entry.path))
+        if not row.hole and sha256 is None:
+            raise Unsupported("a chunk without a digest", where=show(entry.path), hint="the layer can only be read whole")
+        self._place(entry, row, size)
+        columns = self._columns
+        columns.chunk_offsets.append(start)
+        columns.chunk_inner.append(row.inner_offset)
+        columns.chunk_units.append(len(columns.unit_starts) - 1)
+        columns.chunk_flags += (HOLE if row.hole else HAS_SHA256).to_bytes()
+        columns.chunk_sha256s += (None if row.hole else sha256) or _NO_SHA256
+
+    def _place(self, entry: Entry, row: ChunkRow, size: int) -> None:
+        """Find the chunk's unit, which is the last one or begins a new one."""
+        starts, ends = self._columns.unit_starts, self._columns.unit_ends
+        if not 0 <= row.unit < self._payload_end or row.inner_offset < 0 or row.unit + row.inner_offset == 0:
+            raise BadImage("a chunk that does not lie in the layer's data", where=show(entry.path))
+        if row.inner_offset + size > self._limits.layer_bytes:
+            raise LimitExceeded(f"a unit holds more than {self._limits.layer_bytes} bytes", where=show(entry.path))
+        if starts and row.unit == starts[-1]:
+            if ends[-1] or row.inner_offset < self._inner_end:
+                raise BadImage("chunks overlap in the blob", where=show(entry.path))
+        else:
+            if starts and row.unit < (ends[-1] or starts[-1]):
+                raise BadImage("chunks overlap in the blob, or are out of order", where=show(entry.path))
+            if starts and not ends[-1]:
+                ends[-1] = row.unit
+            starts.append(row.unit)
+            ends.append(0)
+        self._inner_end = row.inner_offset + size
+
+    def _end_unit(self, entry: Entry, end: int) -> None:
+        columns = self._columns
+        if not columns.unit_starts[-1] < end <= self._payload_end:
+            raise BadImage("a file ends outside of the layer's data", where=show(entry.path))
+        columns.unit_ends[-1] = end
+
+
+def _check_sizes(index: LayerIndex) -> None:
+    """Refuse one digest for files of different sizes: there would be one object for them, of which size?
+
+    By sorting, because a dictionary would double what the index itself takes.
+    """
+    sizes, digests = index.columns.sizes, bytes(index.columns.sha256s)
+
+    def digest(number: int) -> bytes:
+        return digests[number * SHA256_BYTES : (number + 1) * SHA256_BYTES]
+
+    known = [number for number, (size, flag) in enumerate(zip(sizes, index.columns.flags, strict=True)) if size and flag]
+    known.sort(key=digest)
+    for one, other in pairwise(known):
+        if sizes[one] != sizes[other] and digest(one) == digest(other):
+            raise BadImage("two files of different size have the same digest", where=show(index.entry(other).path))
+
+
+def _lost(entry: Entry) -> Unsupported:
+    return Unsupported(
+        "a name that is no UTF-8, which the index cannot hold", where=show(entry.path), hint="the layer can only be read whole"
+    )
