@@ -19,6 +19,7 @@ from als.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/als/als.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LAYOUTS = ("diffN", "composefs")
 _WORKER_USER = "als"
 _NOBODY = 65534
 
@@ -41,6 +42,14 @@ class Config:
     """One of ``LOG_LEVELS``."""
     clients: tuple[Path, ...] = ()
     """Graph roots of podman or CRI-O that use the store and that no storage.conf names; `als gc` asks them what they use."""
+    layouts: tuple[str, ...] = ()
+    """In which of ``LAYOUTS`` images are published: diffN for podman 4 (``is4``), composefs for podman 5 and later and CRI-O
+    (``image-store``). Empty, or "auto": in those whose folder a storage.conf in use names; in both if none is named."""
+    mirror_port: int = 978
+    """Where the registry mirror listens on 127.0.0.1, as registries.conf names it; 0: there is none. Below 1024, where only
+    root may listen: whoever has the port while als does not run can give root any image for the one it asks for."""
+    mirror_users: tuple[str, ...] = ()
+    """Users (names or numbers) whom the mirror serves beside root, with what is open to everybody."""
 
     @property
     def layer_store(self) -> Path:
@@ -51,6 +60,21 @@ class Config:
     def image_store4(self) -> Path:
         """The image store in podman 4's layout, which ``additionalimagestores`` in storage.conf names."""
         return self.root / "is4"
+
+    @property
+    def image_store(self) -> Path:
+        """The image store in the layout for podman 5 and later and CRI-O; named in the same place."""
+        return self.root / "image-store"
+
+    def mirror_ids(self) -> frozenset[int]:
+        """The user IDs of ``mirror_users``.
+
+        :raises ConfigError: there is no such user.
+        """
+        try:
+            return frozenset(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid for user in self.mirror_users)
+        except (KeyError, OverflowError) as error:
+            raise ConfigError("no such user", where=f"mirror_users {', '.join(self.mirror_users)}") from error
 
     def worker_ids(self) -> tuple[int, int]:
         """The user and group id of the workers.
@@ -130,6 +154,12 @@ def _checked(name: str, value: object, where: str) -> object:
             if not all(isinstance(path, str | Path) and Path(path).is_absolute() for path in value):
                 raise ConfigError(f"{value!r} is not a list of absolute paths", where=where)
             return tuple(Path(path) for path in value)
+        case "layouts", "auto":
+            return ()
+        case "layouts", list() | tuple():
+            if not value or not all(layout in LAYOUTS for layout in value):
+                raise ConfigError(f'{value!r} is neither "auto" nor a list of {", ".join(LAYOUTS)}', where=where)
+            return tuple(value)
         case "worker_user", str() if value:
             return value
         case "lookup_deadline", int() | float() if not isinstance(value, bool):
@@ -140,6 +170,14 @@ def _checked(name: str, value: object, where: str) -> object:
             if not 0 <= value <= 1024:
                 raise ConfigError(f"{value} is not between 0 and 1024", where=where)
             return value
+        case "mirror_port", int() if not isinstance(value, bool):
+            if not 0 <= value <= 65535:
+                raise ConfigError(f"{value} is not between 0 and 65535", where=where)
+            return value
+        case "mirror_users", list() | tuple():
+            if not all((isinstance(user, str) and user) or (type(user) is int and user >= 0) for user in value):
+                raise ConfigError(f"{value!r} is not a list of users", where=where)
+            return tuple(str(user) for user in value)
         case "log_level", str():
             if value not in LOG_LEVELS:
                 raise ConfigError(f"{value!r} is none of {', '.join(LOG_LEVELS)}", where=where)

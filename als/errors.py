@@ -35,6 +35,10 @@ class BadReference(AlsError):
     """A text that does not name an image."""
 
 
+class PolicyDenied(AlsError):
+    """The machine's policy.json rejects the image."""
+
+
 class NotFound(AlsError):
     """The image, layer or path asked for does not exist where it was looked for."""
 

@@ -28,6 +28,7 @@ def command(config: Config, as_json: bool) -> None:
                     "size": sum(record.diff_size for record in records),
                     "state": "complete" if complete else "incomplete",
                     "pulled": ref.pulled,
+                    "asked": ref.asked,
                 }
             )
     if as_json:

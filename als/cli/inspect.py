@@ -46,7 +46,7 @@ def _image(service: Service, image: ImageRecord) -> dict[str, object]:
     names = [ref for ref in service.images.refs() if ref.digest == image.digest]
     references = [ref.reference for ref in names]
     uses = {use.digest: use.count for use in service.uses.all() if use.reference in references}
-    published = service.image_store.published()
+    published = {store.root.name: store.published() for store in service.image_stores}
     layers = []
     for descriptor, diff_id, chain_id in zip(image.manifest.layers, image.config.diff_ids, image.chain, strict=True):
         record = service.layers.get(diff_id) if service.layers.has(diff_id) else None
@@ -59,7 +59,7 @@ def _image(service: Service, image: ImageRecord) -> dict[str, object]:
                 "chain_id": chain_id,
                 "format": record.format if record else None,
                 "size": record.diff_size if record else None,
-                "image_store": chain_id in published,
+                "image_stores": [name for name, chains in published.items() if chain_id in chains],
                 "additional_layer_store": service.refusal(image, descriptor.digest) or "served",
                 "uses": uses.get(str(descriptor.digest), 0),
             }
@@ -81,10 +81,14 @@ def _image(service: Service, image: ImageRecord) -> dict[str, object]:
 LAZY = "no: a tar stream has no index, so a layer is whole before it is served"
 
 
-def _how_served(service: Service, image: ImageRecord) -> str:
-    if not service.image_store.fits(len(image.manifest.layers)):
-        return f"to podman 4 not at all: it cannot mount {len(image.manifest.layers)} layers of an additional store"
-    return f"to podman 4 from {service.layout.image_store_4}, without FUSE"
+def _how_served(service: Service, image: ImageRecord) -> list[str]:
+    count = len(image.manifest.layers)
+    return [
+        f"from {store.root}, without FUSE"
+        if store.fits(count)
+        else f"not from {store.root}: podman 4 cannot mount {count} layers"
+        for store in service.publishing
+    ]
 
 
 def _layer(service: Service, record: LayerRecord) -> dict[str, object]:
@@ -95,7 +99,7 @@ def _layer(service: Service, record: LayerRecord) -> dict[str, object]:
         for diff_id, chain_id in zip(image.config.diff_ids, image.chain, strict=True)
         if diff_id == record.diff_id
     }
-    mounted = sorted(chain_id for chain_id in chains if service.image_store.is_ready(chain_id))
+    mounted = sorted(chain_id for chain_id in chains if service.diff_n.is_ready(chain_id))
     return {
         "diff_id": str(record.diff_id),
         "format": record.format,
@@ -123,7 +127,7 @@ def _text(key: str, value: object) -> object:
     if key == "layers" and isinstance(value, list):
         return [
             f"{layer['diff_id'][7:19]}  {bytes_text(layer['size'] or 0):>9}  blob {layer['blob'][7:19]}  {layer['format']}  "
-            f"{'image store' if layer['image_store'] else 'not in the image store'}, layer store: "
+            f"in {' and '.join(layer['image_stores']) or 'no image store'}, layer store: "
             f"{layer['additional_layer_store']}, uses: {layer['uses']}"
             for layer in value
         ]

@@ -65,11 +65,11 @@ class StoreBackend:
 
     def tar_splits(self) -> Iterable[str]:
         """See :meth:`als.fuse.backend.Backend.tar_splits`."""
-        return self._service.image_store.published()
+        return self._service.diff_n.published()
 
     def open_tar_split(self, chain_id: str) -> ByteFile:
         """See :meth:`als.fuse.backend.Backend.open_tar_split`."""
-        entry = self._service.image_store.published().get(chain_id)
+        entry = self._service.diff_n.published().get(chain_id)
         if entry is None:
             raise NotFound("no such layer is published", where=chain_id)
         record = self._service.layers.get(Digest.parse(str(entry["diff-digest"])))

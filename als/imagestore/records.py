@@ -5,11 +5,12 @@ from __future__ import annotations
 import calendar
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from als.errors import BadImage, StoreDamaged
+from als.model.chain import chain_ids, toc_chain_ids
 from als.model.digest import Digest
 from als.model.manifest import LayerCompression
 
@@ -20,6 +21,7 @@ COMPRESSION_NUMBER: Mapping[LayerCompression, int] = {
 }
 """go.podman.io/storage ``pkg/archive``: type Compression (1 is bzip2, 3 is xz)."""
 
+_PLACE = ("id", "parent", "created", "uidset", "gidset")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -39,6 +41,9 @@ class PublishedLayer:
     created: float
     """Seconds since the epoch."""
     toc: Digest | None = None
+    uids: tuple[int, ...] = ()
+    """Owners of files in the layer, if they are known: clients choose the size of user namespaces by them."""
+    gids: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The entry as containers/storage writes it."""
@@ -55,6 +60,8 @@ class PublishedLayer:
             entry["parent"] = self.parent
         if self.toc is not None:
             entry["toc-digest"] = str(self.toc)
+        if self.uids and self.gids:
+            entry |= {"uidset": list(self.uids), "gidset": list(self.gids)}
         return entry
 
     @classmethod
@@ -75,13 +82,30 @@ class PublishedLayer:
                 numbers[entry["compression"]],
                 float(calendar.timegm(time.strptime(str(entry["created"]), _TIME))),
                 Digest.parse(str(entry["toc-digest"])) if "toc-digest" in entry else None,
+                tuple(int(uid) for uid in entry.get("uidset", ())),
+                tuple(int(gid) for gid in entry.get("gidset", ())),
             )
         except (KeyError, ValueError, TypeError, BadImage) as error:
             raise StoreDamaged(f"an incomplete entry: {error}", where=f"layer {entry.get('id')}") from error
 
     def info(self) -> dict[str, object]:
         """The ``info`` document of the ALS protocol: the same facts, without a place in an image."""
-        return {key: value for key, value in self.to_json().items() if key not in ("id", "parent", "created")}
+        return {key: value for key, value in self.to_json().items() if key not in _PLACE}
+
+
+def by_toc(layers: Sequence[PublishedLayer]) -> list[PublishedLayer]:
+    """An image's layers, from the lowest on, with the IDs of a client that identified those by TOC that have one."""
+    return _with_ids(layers, toc_chain_ids([layer.diff_id for layer in layers], [layer.toc for layer in layers]))
+
+
+def by_diff_id(layers: Sequence[PublishedLayer]) -> list[PublishedLayer]:
+    """An image's layers, from the lowest on, with the IDs that follow from their DiffIDs alone."""
+    return _with_ids(layers, chain_ids([layer.diff_id for layer in layers]))
+
+
+def _with_ids(layers: Sequence[PublishedLayer], chain: Sequence[str]) -> list[PublishedLayer]:
+    parents = ("", *chain[:-1])
+    return [replace(layer, chain_id=own, parent=parent) for layer, own, parent in zip(layers, chain, parents, strict=True)]
 
 
 def parse_entries(data: bytes, where: str) -> list[dict[str, Any]]:

@@ -33,3 +33,13 @@ def chain_ids(diff_ids: Sequence[Digest]) -> tuple[str, ...]:
         parent = chain_id(parent, diff_id)
         result.append(parent)
     return tuple(result)
+
+
+def toc_chain_ids(diff_ids: Sequence[Digest], toc_digests: Sequence[Digest | None]) -> tuple[str, ...]:
+    """The IDs of an image's layers, bottom first, for a client that identified those by TOC that have one."""
+    result: list[str] = []
+    parent = ""
+    for diff_id, toc in zip(diff_ids, toc_digests, strict=True):
+        parent = chain_id(parent, diff_id) if toc is None else toc_chain_id(parent, toc)
+        result.append(parent)
+    return tuple(result)

@@ -17,6 +17,8 @@ class Found:
 
     node: Node
     layer: int
+    path: bytes
+    """Where it was found, free of symlinks."""
 
 
 def find_merged(trees: Sequence[Tree], path: bytes) -> Found | None:
@@ -58,7 +60,7 @@ def _lookup(trees: Sequence[Tree], names: Sequence[bytes]) -> Found | None:
     if not level:
         return None
     index, node = level[0]
-    return Found(node, index)
+    return Found(node, index, b"/".join(names))
 
 
 def _below(level: Sequence[tuple[int, Node]], name: bytes) -> list[tuple[int, Node]]:

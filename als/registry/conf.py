@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -83,18 +83,20 @@ class RegistriesConf:
         matching = [registry for prefix, registry in self.registries.items() if match_prefix(name, prefix) is not None]
         return max(matching, key=lambda registry: len(registry.prefix), default=None)
 
-    def endpoints(self, reference: Reference) -> tuple[Endpoint, ...]:
+    def endpoints(self, reference: Reference, leave_out: Collection[str] = ()) -> tuple[Endpoint, ...]:
         """Where to ask for an image, in the order containers/image asks: mirrors first, the registry itself last.
 
         A blocked registry's mirrors are still asked (that is how clusters are cut off from the internet).
 
+        :param leave_out: ``HOST:PORT`` of mirrors that are not to be asked: our own would ask us in turn.
         :raises RegistryDenied: every one is blocked.
         :raises ConfigError: a location makes no reference.
         """
         registry = self.find(reference.name)
         if registry is None:
             return (Endpoint(reference.domain, reference.path),)
-        wanted = [mirror for mirror in registry.mirrors if mirror.pull.allows(reference)]
+        others = [mirror for mirror in registry.mirrors if mirror.location.partition("/")[0] not in leave_out]
+        wanted = [mirror for mirror in others if mirror.pull.allows(reference)]
         places = [(mirror.location, mirror.insecure) for mirror in wanted]
         if not registry.blocked:
             places.append((registry.location, registry.insecure))

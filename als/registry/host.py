@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import re
 from pathlib import Path
 
@@ -39,6 +39,6 @@ def platform_of(machine: str, cpuinfo: str = "") -> Platform:
 
 def host_platform() -> Platform:
     """This machine's platform."""
-    machine = platform.machine()
+    machine = os.uname().machine
     cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace") if machine.startswith("arm") else ""
     return platform_of(machine, cpuinfo)

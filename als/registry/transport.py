@@ -73,7 +73,7 @@ class Transport:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._pools: dict[tuple[Trust, str], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Trust | None, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -124,15 +124,17 @@ class Transport:
             self._pools.clear()
 
     def _pool(self, url: str, trust: Trust) -> urllib3.PoolManager:
-        proxy = self.settings.proxies.choose(*origin(url))
-        key = (trust, proxy)
+        place = origin(url)
+        proxy = self.settings.proxies.choose(*place)
+        # Without TLS nothing is asked of the authorities; to load them all takes longer than a request to a near registry.
+        key = (trust if "https" in (place[0], urlsplit(proxy).scheme) else None, proxy)
         with self._lock:
             if key not in self._pools:
-                self._pools[key] = self._make_pool(trust, proxy)
+                self._pools[key] = self._make_pool(*key)
             return self._pools[key]
 
-    def _make_pool(self, trust: Trust, proxy: str) -> urllib3.PoolManager:
-        context = make_context(trust)
+    def _make_pool(self, trust: Trust | None, proxy: str) -> urllib3.PoolManager:
+        context = None if trust is None else make_context(trust)
         if not proxy:
             return urllib3.PoolManager(num_pools=16, maxsize=self.settings.connections, ssl_context=context)
         parts = urlsplit(proxy)

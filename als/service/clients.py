@@ -1,8 +1,9 @@
 """Asking the clients which layers they use: every graph root that can be found, and every mount.
 
-Graph roots are those of the storage.conf files that root's podman and CRI-O read, those of all users (rootless), those
-that the settings name (``clients``), and those that were seen before: a graph root found in use of our layers, by its own
-records or by a mount, is written down in ROOT/clients.json, to be asked also when nothing of it runs and nobody names it.
+Graph roots are those of the storage.conf files that root's podman and CRI-O read, those that crio.conf names instead, those of
+all users (rootless), those that the settings name (``clients``), and those that were seen before: a graph root found in use
+of our layers, by its own records or by a mount, is written down in ROOT/clients.json, to be asked also when nothing of it
+runs and nobody names it.
 
 A graph root that does not exist uses nothing. But one that was seen before may lie on a disk that is not mounted now: it counts
 as gone only if what is left of its path lies on the same file system as it did; the administrator can also say so (`forget`).
@@ -12,17 +13,18 @@ from __future__ import annotations
 
 import logging
 import pwd
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from als.config import Config
+from als.config import LAYOUTS, Config
+from als.doctor.crioconf import read_crio_conf
 from als.doctor.facts import Answer
 from als.doctor.gather import answer_of
-from als.doctor.storageconf import read_storage_conf
+from als.doctor.storageconf import StorageConf, read_storage_conf
 from als.errors import AlsError, ConfigError, StoreError
-from als.imagestore.diffn import DiffNStore
 from als.imagestore.graphroot import Named, read_graph_root
+from als.imagestore.tree import ImageStore
 from als.mount.erofs import FSTYPE
 from als.mount.namespaces import all_mounts, overlay_lowers, overlay_upper
 from als.mount.table import MountEntry
@@ -78,10 +80,12 @@ class _Gathered:
 class Clients:
     """The clients of one store."""
 
-    def __init__(self, config: Config, layout: Layout, image_store: DiffNStore, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, layout: Layout, image_stores: Sequence[ImageStore], environment: Mapping[str, str]
+    ) -> None:
         self._config = config
         self._layout = layout
-        self._image_store = image_store
+        self._image_stores = image_stores
         self._environment = environment
 
     def claims(self, known_chains: Iterable[str]) -> Claims:
@@ -106,18 +110,48 @@ class Clients:
     def graph_roots(self) -> Iterator[GraphRoot]:
         """Those that are known without looking at mounts; one that several name appears as often."""
         yield GraphRoot(_DEFAULT_GRAPH_ROOT, _DEFAULT_RUN_ROOT)
-        without = {name: value for name, value in self._environment.items() if name != "CONTAINERS_STORAGE_CONF"}
-        for environment in (without, self._environment):
-            conf = read_storage_conf(environment, drop_ins=True)
-            if conf is not None and conf.graph_root:
+        for conf in self._root_confs():
+            if conf.graph_root:
                 yield GraphRoot(Path(conf.graph_root), Path(conf.run_root) if conf.run_root else _DEFAULT_RUN_ROOT)
-        for user in pwd.getpwall():
-            if user.pw_uid:
-                yield from _rootless(Path(user.pw_dir), user.pw_uid)
+        yield from self._of_crio()
+        for user in _users():
+            yield from _rootless(Path(user.pw_dir), user.pw_uid)
         for text, seen in self._seen().items():
             yield GraphRoot(Path(text), device=seen)
         for path in self._config.clients:
             yield GraphRoot(path, expected=True)
+
+    def layouts(self) -> tuple[str, ...]:
+        """In which layouts images are published: those of the settings, or those whose folder a storage.conf names, or all."""
+        if self._config.layouts:
+            return self._config.layouts
+        try:
+            confs, crio = self._root_confs(), read_crio_conf(self._environment)
+        except ConfigError as error:
+            log.warning("images are published for every kind of client: %s", error)
+            return LAYOUTS
+        confs += [conf for user in _users() if (conf := _conf_of(Path(user.pw_dir))) is not None]
+        named = {Path(text) for conf in confs for text in conf.image_stores}
+        named |= {Path(text) for text in (crio.image_stores if crio is not None else ())}
+        named |= {path.resolve() for path in named}
+        found = tuple(store.layout for store in self._image_stores if named & {store.root, store.root.resolve()})
+        return found or LAYOUTS
+
+    def _root_confs(self) -> list[StorageConf]:
+        """What root's own file says, and what the one says that the environment names."""
+        without = {name: value for name, value in self._environment.items() if name != "CONTAINERS_STORAGE_CONF"}
+        confs = [read_storage_conf(environment, drop_ins=True) for environment in (without, self._environment)]
+        return [conf for conf in confs if conf is not None]
+
+    def _of_crio(self) -> Iterator[GraphRoot]:
+        crio = read_crio_conf(self._environment)
+        if crio is None:
+            return
+        run = Path(crio.run_root) if crio.run_root else _DEFAULT_RUN_ROOT
+        # With `imagestore`, images and their layers lie there, and containers alone below the root.
+        for path in (crio.graph_root, crio.image_store):
+            if Path(path).is_absolute():
+                yield GraphRoot(Path(path), run)
 
     def note(self) -> None:
         """Write down which clients the present environment names, for a later gc that may be run in another one."""
@@ -170,25 +204,28 @@ class Clients:
     def _add_path(self, found: _Gathered, text: str, holder: Holder) -> bool:
         """Note the use of a path; False: it is none of ours."""
         parts = self._below_root(text)
-        match parts:
-            case ("is4", "overlay", "l", link, *_) | ("l", link, *_):
-                # A relative one is the client's own or, by the links' different lengths hardly ever, ours.
-                chain_id = self._image_store.link_target(link)
-            case ("is4", "overlay", name, *_):
-                chain_id = name
-            case ("layers", name, *_) if len(name) == 64:
-                found.layers.setdefault(name, set()).add(holder)
-                return True
-            case _:
-                return False
-        if chain_id is None:
-            return False
-        found.chains.setdefault(chain_id, set()).add(holder)
-        forest = self._image_store.folder(chain_id) / "diff1"
-        if forest.is_symlink():
-            # The chain may be out of the list already, which alone tells of what layer it consists.
-            found.layers.setdefault(forest.readlink().parent.name, set()).add(holder)
-        return True
+        if parts[:1] == ("layers",) and len(parts) > 1 and len(parts[1]) == 64:
+            found.layers.setdefault(parts[1], set()).add(holder)
+            return True
+        used = False
+        for store in self._image_stores:
+            match parts:
+                case (folder, "overlay", "l", link, *_) if folder == store.root.name:
+                    chain_id = store.link_target(link)
+                case (folder, "overlay" | "chains", name, *_) if folder == store.root.name:
+                    chain_id = name
+                case ("l", link, *_):
+                    # A relative one is the client's own or, by the links' different lengths hardly ever, ours.
+                    chain_id = store.link_target(link)
+                case _:
+                    continue
+            if chain_id is not None:
+                used = True
+                found.chains.setdefault(chain_id, set()).add(holder)
+                # The chain may be out of the list already, which alone tells of what layer it consists.
+                if (borrowed := store.borrowed(chain_id)) is not None:
+                    found.layers.setdefault(borrowed, set()).add(holder)
+        return used
 
     def _below_root(self, text: str) -> tuple[str, ...]:
         path = Path(text)
@@ -218,17 +255,28 @@ class Clients:
             log.warning("the clients are not written down: %s", error)
 
 
+def _users() -> list[pwd.struct_passwd]:
+    """Everybody but root."""
+    return [user for user in pwd.getpwall() if user.pw_uid]
+
+
+def _conf_of(home: Path) -> StorageConf | None:
+    """A user's own storage.conf; None where there is none that can be read."""
+    if not (home / _ROOTLESS_CONF).is_file():
+        return None
+    try:
+        return read_storage_conf({"CONTAINERS_STORAGE_CONF": str(home / _ROOTLESS_CONF)})
+    except ConfigError as error:
+        log.warning("%s", error)
+        return None
+
+
 def _rootless(home: Path, uid: int) -> Iterator[GraphRoot]:
     run = Path(f"/run/user/{uid}/containers")
     yield GraphRoot(home / _ROOTLESS, run)
-    if (home / _ROOTLESS_CONF).is_file():
-        try:
-            conf = read_storage_conf({"CONTAINERS_STORAGE_CONF": str(home / _ROOTLESS_CONF)})
-        except ConfigError as error:
-            log.warning("%s", error)
-            return
-        if conf is not None and Path(conf.graph_root).is_absolute():
-            yield GraphRoot(Path(conf.graph_root), Path(conf.run_root) if conf.run_root else run)
+    conf = _conf_of(home)
+    if conf is not None and Path(conf.graph_root).is_absolute():
+        yield GraphRoot(Path(conf.graph_root), Path(conf.run_root) if conf.run_root else run)
 
 
 def _graph_root_of(entry: MountEntry) -> Path | None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from types import TracebackType
 
 from als.config import Config
 from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
 from als.fetch.pull import Progress, Puller, Resolved, Silent, layer_names, names_of
+from als.imagestore.composefs import ComposefsStore
 from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
 from als.imagestore.records import PublishedLayer
+from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import layer_compression, toc_digest
@@ -25,6 +27,9 @@ from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
 from als.mount.propagation import ensure_shared
 from als.registry.host import host_platform
+from als.registry.mirrored import addresses
+from als.registry.source import RawManifest
+from als.service import listing, tocs
 from als.service.clients import Clients
 from als.service.removal import free_after_failure, sweep
 from als.store.images import ImageRecord, Images, RefRecord
@@ -51,10 +56,14 @@ class Service:
         self.layers = Layers(self.layout)
         self.images = Images(self.layout)
         self.uses = Uses(self.layout)
-        self.image_store = DiffNStore(self.layout, self.layers)
+        self.diff_n = DiffNStore(self.layout, self.layers)
+        self.composefs = ComposefsStore(self.layout, self.layers)
+        self.image_stores: tuple[ImageStore, ...] = (self.diff_n, self.composefs)
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
         self.links = PlainLinks(self.layout)
-        self.clients = Clients(config, self.layout, self.image_store, os.environ)
+        self.clients = Clients(config, self.layout, self.image_stores, os.environ)
+        self.publishing = tuple(store for store in self.image_stores if store.layout in self.clients.layouts())
+        """The image stores in which images are published; what others hold stays until gc removes it."""
         self.puller = Puller(
             self.layout,
             self.layers,
@@ -63,6 +72,7 @@ class Service:
             stall=config.lookup_deadline,
             parallel=config.max_workers or os.cpu_count() or 2,
             limits=limits,
+            leave_out=addresses(config.mirror_port),
         )
 
     def __enter__(self) -> Service:
@@ -73,7 +83,9 @@ class Service:
         self.layout.create()
         keep_reserve(self.layout)
         self.config.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.image_store.create()
+        for store in self.image_stores:
+            # Also those that are not published to: podman fails as a whole where storage.conf names a missing folder.
+            store.create()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -85,7 +97,7 @@ class Service:
         self._sweep()
         self.clients.note()
         with sharing(self.layout.lock):
-            self.image_store.remount()
+            self.diff_n.remount()
         for use in self.uses.all():
             try:
                 held = Digest.parse(use.digest)
@@ -101,6 +113,8 @@ class Service:
                     self.publish(self.images.get(ref.digest))
             except AlsError as error:
                 log.warning("%s is not served: %s", ref.reference, error)
+        with sharing(self.layout.lock):
+            listing.update(self)
 
     def pull(
         self,
@@ -110,51 +124,70 @@ class Service:
         has: Digest | None = None,
         wanted: Callable[[ImageRecord], bool] = lambda image: True,
         published: Callable[[ImageRecord, int], None] = lambda image, count: None,
+        asked: bool = False,
+        listed: RawManifest | None = None,
+        anonymous: bool = False,
     ) -> ImageRecord:
         """Have an image's layers in the store, published.
 
         :param has: a digest by which one of the layers is known; chooses between the platforms of an index.
         :param wanted: asked once the image is known; False: nothing is fetched.
         :param published: told whenever more layers, counted from the lowest, are ready for clients.
+        :param asked: the administrator asks for it, so the image is listed as well, if the policy lets clients run it.
+        :param listed: what the reference names, where that was asked for already.
+        :param anonymous: for somebody who may not use root's credentials.
+        :raises PolicyDenied: the policy rejects what is asked for.
         :raises StoreFull: nothing is kept that only this pull brought.
         :raises AlsError: it could not be done; complete layers are kept.
         """
+        if asked:
+            listing.verdict(reference).check(reference)
         try:
-            return self._pull(reference, progress or Silent(), has, wanted, published)
+            with (
+                sharing(self.layout.lock),
+                self.puller.resolved(reference, has, listed=listed, anonymous=anonymous) as resolved,
+            ):
+                return self._fill(resolved, progress or Silent(), wanted, published, asked)
         except StoreFull:
             free_after_failure(self)
             raise
 
-    def _pull(
+    def _fill(
         self,
-        reference: Reference,
+        resolved: Resolved,
         progress: Progress,
-        has: Digest | None,
         wanted: Callable[[ImageRecord], bool],
         published: Callable[[ImageRecord, int], None],
+        asked: bool,
     ) -> ImageRecord:
-        with sharing(self.layout.lock), self.puller.resolved(reference, has) as resolved:
-            image = resolved.image
-            if not wanted(image):
-                return image
-
-            def report(count: int) -> None:
-                self._publish(image, count)
-                if count == len(image.manifest.layers):
-                    # Before the last lookup is answered: a client that has its image finds it named here as well.
-                    self._record(resolved)
-                published(image, count)
-
-            shelf = _Shelf(image, report)
-            self.puller.fill(resolved, shelf.add, progress)
-            if not image.manifest.layers:
-                self._record(resolved)
+        image = resolved.image
+        if not wanted(image):
             return image
 
-    def _record(self, resolved: Resolved) -> None:
+        def report(count: int) -> None:
+            self._publish(image, count)
+            if count == len(image.manifest.layers):
+                # Before the last lookup is answered: a client that has its image finds it named here as well.
+                self._record(resolved, asked)
+            published(image, count)
+
+        shelf = _Shelf(image, report)
+        self.puller.fill(resolved, shelf.add, progress)
+        if not image.manifest.layers:
+            self._record(resolved, asked)
+        return image
+
+    def _record(self, resolved: Resolved, asked: bool) -> None:
         """Keep an image whose layers are all here, under the reference it was pulled by."""
+        digest = resolved.image.digest
         self.images.put(resolved.image)
-        self.images.name(str(resolved.reference), resolved.image.digest, resolved.listed)
+        if resolved.listed != digest:
+            self.images.keep_index(digest, resolved.listed, resolved.listed_data)
+        reference = str(resolved.reference)
+        self.images.name(reference, digest, resolved.listed, asked=asked)
+        ref = self.images.ref(reference)
+        if ref is not None and ref.asked:
+            listing.update(self)
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.
@@ -199,17 +232,21 @@ class Service:
         by_blob = [layer.digest for layer in image.manifest.layers]
         if layer_names(image).count(digest) > 1:
             return "the image lists this layer more than once"
-        if digest in by_blob and not self.image_store.fits(len(by_blob)):
+        if digest in by_blob and not self.diff_n.fits(len(by_blob)):
             return f"podman 4 cannot mount {len(by_blob)} layers of an additional store"
+        if digest in tocs.contested(self, image):
+            return "its table of contents is claimed for another layer as well"
         return ""
 
-    def layer_of(self, image: ImageRecord, index: int) -> PublishedLayer:
+    def layer_of(self, image: ImageRecord, index: int, doubtful: Container[Digest] = ()) -> PublishedLayer:
         """A layer of a complete image at its place.
 
+        :param doubtful: tables of contents by which nothing is to be found.
         :raises NotFound: the layer is not in the store.
         """
         chain = image.chain
         descriptor = image.manifest.layers[index]
+        toc = toc_digest(descriptor)
         record = self.layers.get(image.config.diff_ids[index])
         return PublishedLayer(
             chain[index],
@@ -220,7 +257,7 @@ class Service:
             descriptor.size,
             layer_compression(descriptor.media_type),
             record.created,
-            toc_digest(descriptor),
+            None if toc in doubtful else toc,
         )
 
     def serve_layer(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> PublishedLayer:
@@ -247,15 +284,20 @@ class Service:
         self._publish(image, len(image.manifest.layers))
 
     def _publish(self, image: ImageRecord, count: int) -> None:
-        """Mount and list an image's lowest `count` layers, if podman can mount them all in the end."""
-        if self.image_store.fits(len(image.manifest.layers)):
-            self.image_store.publish([self.layer_of(image, index) for index in range(count)])
+        """Make ready and list an image's lowest `count` layers, for those clients that can mount them all in the end."""
+        doubtful = tocs.contested(self, image)
+        if doubtful:
+            tocs.withdraw(self, doubtful)
+        layers = [self.layer_of(image, index, doubtful) for index in range(count)]
+        for store in self.publishing:
+            if store.fits(len(image.manifest.layers)):
+                store.publish(layers)
 
     def _sweep(self) -> None:
         """Remove aborted attempts, unless somebody is at work."""
         try:
             with locked(self.layout.lock, timeout=0.0):
-                sweep(self.layout.tmp)
+                sweep(self.layout)
         except LockTimeout:
             log.info("the store is in use by another process; aborted attempts are left for the next start")
 

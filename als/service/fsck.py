@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from als.erofs.reader import read_image_file
 from als.errors import AlsError, NotFound, StoreDamaged
 from als.imagestore.check import faults
 from als.imagestore.records import PublishedLayer
+from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST
-from als.mount.table import read_mounts
+from als.mount.table import MountEntry, read_mounts
+from als.service import listing
 from als.service.core import Service
 from als.store.images import RefRecord
 from als.store.recipe import ObjectPart, read_recipe, tar_stream
@@ -40,6 +42,7 @@ class Remedy(enum.Enum):
     REPUBLISH = "publish the layer again"
     REBUILD = "make the list anew from the images that references name; what else clients use must be pulled again"
     PUBLISH = "publish its layers"
+    LIST = "list the images anew"
     UNPUBLISH = "stop publishing the layer; pulling the image again heals it"
     PULL = "pull the image again"
 
@@ -60,6 +63,8 @@ class Problem:
     """What it should have, if that is known."""
     path: Path | None = None
     """The file concerned."""
+    layout: str = ""
+    """The image store concerned."""
 
 
 def check(service: Service, *, deep: bool = False) -> list[Problem]:
@@ -77,12 +82,15 @@ class _Checker:
         self._deep = deep
         self._hashed: dict[int, bytes] = {}
         """sha256 by inode number: each is read once, whatever the number of its names."""
-        self._listed: dict[str, dict[str, object]] = {}
-        self._list_error = ""
-        try:
-            self._listed = service.image_store.published()
-        except StoreDamaged as error:
-            self._list_error = _said(error)
+        self._listed: dict[str, dict[str, dict[str, object]]] = {}
+        """By layout."""
+        self._list_errors: dict[str, str] = {}
+        for store in service.image_stores:
+            try:
+                self._listed[store.layout] = store.published()
+            except StoreDamaged as error:
+                self._listed[store.layout] = {}
+                self._list_errors[store.layout] = _said(error)
 
     def layers(self) -> Iterator[Problem]:
         for diff_id in self._service.layers.ids():
@@ -159,6 +167,8 @@ class _Checker:
                 image = self._service.images.get(digest)
                 if Digest.of(image.config_data) != image.manifest.config.digest:
                     raise StoreDamaged("the config has changed")
+                for index in self._service.images.indexes(digest):
+                    self._service.images.index(digest, index)
             except (AlsError, OSError) as error:
                 yield Problem("image", str(digest), _said(error), Remedy.QUARANTINE_FILE, path=path)
 
@@ -188,24 +198,43 @@ class _Checker:
             what = f"{len(missing)} of its layers are missing: {', '.join(map(str, missing))}"
             yield Problem("reference", record.reference, what, Remedy.PULL)
             return
-        if self._service.image_store.fits(len(image.chain)) and not set(image.chain) <= self._listed.keys():
-            yield Problem("reference", record.reference, "not all of its layers are published", Remedy.PUBLISH)
+        for store in self._service.publishing:
+            if store.fits(len(image.chain)) and not set(image.chain) <= self._listed[store.layout].keys():
+                what = f"not all of its layers are published in {store.root.name}"
+                yield Problem("reference", record.reference, what, Remedy.PUBLISH, layout=store.layout)
 
     def published(self) -> Iterator[Problem]:
-        store, layers, listed = self._service.image_store, self._service.layers, self._listed
-        if self._list_error:
-            yield Problem("image store", "layers.json", self._list_error, Remedy.REBUILD)
         mounts = read_mounts()
-        for chain_id, entry in listed.items():
-            try:
-                layer = PublishedLayer.from_json(entry)
-                layers.get(layer.diff_id)
-            except AlsError as error:
-                yield Problem("image store", chain_id, _said(error), Remedy.UNPUBLISH)
-                continue
-            for fault in faults(store, layers, layer, listed, mounts):
-                remedy = Remedy.REPUBLISH if not layer.parent or layer.parent in listed else Remedy.UNPUBLISH
-                yield Problem("image store", chain_id, fault, remedy)
+        for store in self._service.image_stores:
+            error = self._list_errors.get(store.layout)
+            if error:
+                yield Problem("image store", "layers.json", error, Remedy.REBUILD, layout=store.layout)
+            for chain_id, entry in self._listed[store.layout].items():
+                for what, remedy in self._published(store, entry, mounts):
+                    yield Problem("image store", chain_id, what, remedy, layout=store.layout)
+            yield from self._images_listed(store) if not error else ()
+
+    def _images_listed(self, store: ImageStore) -> Iterator[Problem]:
+        try:
+            wanted = listing.wanted(self._service, store)
+        except AlsError:
+            return  # A reference cannot be read, which is said of it already.
+        for what in store.images.faults(wanted):
+            yield Problem("image store", "images.json", what, Remedy.LIST, layout=store.layout)
+
+    def _published(
+        self, store: ImageStore, entry: Mapping[str, object], mounts: Sequence[MountEntry]
+    ) -> Iterator[tuple[str, Remedy]]:
+        """What is wrong with an entry of a list, and what can be done about it."""
+        try:
+            layer = PublishedLayer.from_json(entry)
+            self._service.layers.get(layer.diff_id)
+        except AlsError as error:
+            yield _said(error), Remedy.UNPUBLISH
+            return
+        listed = self._listed[store.layout]
+        for fault in faults(store, layer, listed, mounts):
+            yield fault, Remedy.REPUBLISH if not layer.parent or layer.parent in listed else Remedy.UNPUBLISH
 
 
 def file_sha256(path: Path) -> bytes:

@@ -5,7 +5,7 @@ that leaves, wherever it is interrupted by kill -9 or by the power, a store in w
 but garbage besides, which the next run removes:
 
 1. The store's lock is held alone: nothing is being made, and whatever is in tmp/ is an aborted attempt.
-2. Dead chains leave layers.json. They are still whole, so a client that read the list before can mount them.
+2. Dead chains leave the image stores' layers.json. They are still whole, so a client that read the list before can mount them.
 3. Everybody is asked again. A client that began to use such a chain in between has it put back into the list: podman writes
    down what a new container is made of while it holds the lock of its own layers.json, which we take to read it.
 4. Aborted attempts, and images without a holder: nothing refers to them.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,9 +31,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from als.errors import AlsError
+from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.mount.unmounting import unmount
+from als.service import listing
 from als.store.images import ImageRecord
+from als.store.layout import Layout
 from als.store.liveness import Claims, Holder, Liveness, Published, clients_of, decide
 from als.store.lock import excluding, sharing
 from als.store.refused import store_errors
@@ -89,18 +93,23 @@ def survey(service: Service, unlisted: Sequence[Published] = ()) -> tuple[Livene
     """
     images = {image.digest: image for image in service.images.all()}
     published = [*published_layers(service), *unlisted]
-    chains = {entry.chain_id for entry in published} | set(service.image_store.unlisted())
-    claims = service.clients.claims(chains | {chain_id for image in images.values() for chain_id in image.chain})
-    return decide(images, service.images.refs(), service.uses.all(), published, claims), claims
+    chains = {entry.chain_id for entry in published}
+    chains.update(chain_id for store in service.image_stores for chain_id in store.unlisted())
+    chains.update(chain_id for image in images.values() for chain_id in (*image.chain, *image.toc_chain))
+    claims = service.clients.claims(chains)
+    return decide(images, service.images.refs(), service.uses.all(), published, claims, time.time()), claims
 
 
 def published_layers(service: Service) -> list[Published]:
-    """The image store's list."""
-    return [_published(entry) for entry in service.image_store.published().values()]
+    """The image stores' lists; what is in both is there twice."""
+    return [_published(store, entry) for store in service.image_stores for entry in store.published().values()]
 
 
-def _published(entry: Mapping[str, object]) -> Published:
-    return Published(str(entry["id"]), str(entry.get("parent", "")), Digest.parse(str(entry.get("diff-digest"))))
+def _published(store: ImageStore, entry: Mapping[str, object]) -> Published:
+    chain_id = str(entry["id"])
+    home = store.home(chain_id)
+    diff_id = Digest.parse(str(entry.get("diff-digest")))
+    return Published(chain_id, str(entry.get("parent", "")), diff_id, "" if home == chain_id else home)
 
 
 def remove(service: Service, name: str) -> Removed:
@@ -115,6 +124,9 @@ def remove(service: Service, name: str) -> Removed:
         gone = everything if ref is None else [ref.reference]
         for reference in gone:
             service.images.forget(reference)
+        # At once: what clients have made of it keeps its layers, but nobody is to begin with it any more.
+        with reserve_given_up(service.layout):
+            listing.update(service)
         live, claims = survey(service)
         return Removed(
             tuple(gone),
@@ -147,11 +159,16 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
             held.enter_context(reserve_given_up(service.layout))
             live, claims = _unlist(service, *survey(service))
             found, objects = _garbage(service, live, claims)
-            for path in list(service.layout.tmp.iterdir()):
+            for path in aborted(service.layout):
                 trash.put(path)
+            for ref in service.images.refs():
+                if ref.digest in found.images:
+                    # Nobody asked for it by name, and the client that brought it uses it no more.
+                    service.images.forget(ref.reference)
             for digest in found.images:
                 service.images.discard(digest, trash)
-            service.image_store.unpublish(found.chains)
+            for store in service.image_stores:
+                store.unpublish(found.chains)
             for diff_id in found.layers:
                 unmount(service.layers.mount_point(diff_id), lazily=True)
                 service.layers.discard(diff_id, trash)
@@ -169,19 +186,21 @@ def _unlist(service: Service, live: Liveness, claims: Claims) -> tuple[Liveness,
     dead = {entry.chain_id for entry in published_layers(service) if entry.chain_id not in live.chains}
     if not dead:
         return live, claims
-    entries = service.image_store.unlist(dead)
-    live, claims = survey(service, [_published(entry) for entry in entries])
-    service.image_store.relist([entry for entry in entries if str(entry["id"]) in live.chains])
+    taken = [(store, store.unlist(dead)) for store in service.image_stores]
+    live, claims = survey(service, [_published(store, entry) for store, entries in taken for entry in entries])
+    for store, entries in taken:
+        store.relist([entry for entry in entries if str(entry["id"]) in live.chains])
     return live, claims
 
 
 def _garbage(service: Service, live: Liveness, claims: Claims) -> tuple[Garbage, list[Path]]:
     """What is dead, and the objects that go with it; it may still be listed."""
-    listed = [entry.chain_id for entry in published_layers(service)]
-    chains = [chain_id for chain_id in (*listed, *service.image_store.unlisted()) if chain_id not in live.chains]
+    there = {entry.chain_id for entry in published_layers(service)}
+    there.update(chain_id for store in service.image_stores for chain_id in store.unlisted())
+    chains = there - live.chains.keys()
     layers = [diff_id for diff_id in service.layers.ids() if diff_id not in live.layers]
     forests = [service.layers.forest(diff_id) for diff_id in layers]
-    forests += [folder for chain in chains if not (folder := service.image_store.folder(chain) / "diff1").is_symlink()]
+    forests += [forest for chain in chains for store in service.image_stores if (forest := store.forest(chain)) is not None]
     freed = _freed(service.layout.objects, [*forests, service.layout.tmp])
     garbage = Garbage(
         tuple(digest for digest in service.images.digests() if digest not in live.images),
@@ -189,7 +208,7 @@ def _garbage(service: Service, live: Liveness, claims: Claims) -> tuple[Garbage,
         tuple(layers),
         freed.inodes,
         freed.bytes,
-        len(os.listdir(service.layout.tmp)),
+        len(aborted(service.layout)),
         service.links.stale({service.layers.mount_point(diff_id) for diff_id in layers}),
         claims.unknown,
     )
@@ -236,9 +255,17 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
                     yield entry
 
 
-def sweep(tmp: Path) -> None:
+def aborted(layout: Layout) -> list[Path]:
+    """Attempts that were cut short: whatever is in tmp/, and references that have not got their names.
+
+    Not those of uses/: clients' counts change also while the store's lock is held alone.
+    """
+    return [*layout.tmp.iterdir(), *layout.refs.glob(".*")]
+
+
+def sweep(layout: Layout) -> None:
     """Remove aborted attempts. The caller holds the store's lock alone."""
-    for path in tmp.iterdir():
+    for path in aborted(layout):
         remove_all(path)
 
 

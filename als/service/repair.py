@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from als.errors import AlsError, StoreDamaged
-from als.imagestore.records import PublishedLayer
+from als.imagestore.records import PublishedLayer, by_diff_id
+from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST, forest_path
 from als.mount.unmounting import unmount
+from als.service import listing
 from als.service.core import Service
 from als.service.fsck import Problem, Remedy, check, file_sha256
 from als.store.lock import excluding, sharing
@@ -131,13 +133,21 @@ class _Repair:
         return place
 
     def _publish_again(self) -> None:
+        for store in self._service.image_stores:
+            self._publish_again_in(store)
+        for ref in self._service.images.refs():
+            with contextlib.suppress(AlsError):
+                self._service.publish(self._service.images.get(ref.digest))
+        listing.update(self._service)
+
+    def _publish_again_in(self, store: ImageStore) -> None:
         """Take away whatever is published of layers that changed and all that lies on top, and publish anew what can be."""
-        store = self._service.image_store
-        if any(self._with(Remedy.REBUILD)):
-            self._quarantine(store.list_file, "list")
+        problems = [problem for problem in self._problems if problem.layout == store.layout]
+        if any(problem.remedy is Remedy.REBUILD for problem in problems):
+            self._quarantine(store.list_file.resolve(), "list")
             store.create()
             store.unpublish(store.unlisted())
-        bad = {problem.name for problem in self._with(Remedy.REPUBLISH, Remedy.UNPUBLISH)}
+        bad = {problem.name for problem in problems if problem.remedy in (Remedy.REPUBLISH, Remedy.UNPUBLISH)}
         entries = store.published()
         changed = {str(diff_id) for diff_id in self._changed}
         bad |= {chain_id for chain_id, entry in entries.items() if str(entry.get("diff-digest")) in changed}
@@ -145,14 +155,12 @@ class _Repair:
         while size != len(bad):
             size = len(bad)
             bad |= {chain_id for chain_id, entry in entries.items() if entry.get("parent", "") in bad}
+            bad |= {chain_id for chain_id in entries if store.home(chain_id) in bad}
         store.unpublish(bad)
         for chain_id in bad & entries.keys():
             # Checked again afterwards: what cannot be published is reported then.
             with contextlib.suppress(AlsError):
-                store.publish(_up_to(chain_id, entries))
-        for ref in self._service.images.refs():
-            with contextlib.suppress(AlsError):
-                self._service.publish(self._service.images.get(ref.digest))
+                store.publish(by_diff_id(_up_to(chain_id, entries)))
 
 
 def _up_to(chain_id: str, entries: dict[str, dict[str, object]]) -> list[PublishedLayer]:

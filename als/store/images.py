@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from als.errors import BadImage, NotFound, StoreDamaged
-from als.model.chain import chain_ids
+from als.model.chain import chain_ids, toc_chain_ids
 from als.model.digest import Digest
-from als.model.manifest import ImageConfig, Manifest, parse_config, parse_manifest
+from als.model.manifest import ImageConfig, Manifest, parse_config, parse_manifest, toc_digest
 from als.store.atomic import read_json, sync_directory, write_atomically, write_json
 from als.store.layout import Layout
 from als.store.refused import store_errors
@@ -54,6 +54,11 @@ class ImageRecord:
         """The chain ID of each layer, bottom first."""
         return chain_ids(self.config.diff_ids)
 
+    @property
+    def toc_chain(self) -> tuple[str, ...]:
+        """The same for clients that identify layers by their tables of contents; the chain itself where there are none."""
+        return toc_chain_ids(self.config.diff_ids, [toc_digest(layer) for layer in self.manifest.layers])
+
 
 @dataclass(frozen=True, slots=True)
 class RefRecord:
@@ -66,6 +71,8 @@ class RefRecord:
     """What the tag or digest named at its source: the manifest, or the index it was chosen from."""
     pulled: float
     """Seconds since the epoch."""
+    asked: bool = False
+    """Whether the administrator asked for it by ``als pull``, so that the image stores list it."""
 
 
 class Images:
@@ -113,9 +120,52 @@ class Images:
             if staging.exists():
                 shutil.rmtree(staging)
 
-    def name(self, reference: str, digest: Digest, listed: Digest) -> None:
-        """Let a reference name an image; durable when it returns."""
-        value = {"reference": reference, "digest": str(digest), "listed": str(listed), "pulled": time.time()}
+    def keep_index(self, digest: Digest, listed: Digest, data: bytes) -> None:
+        """Keep the index that names an image here, byte for byte."""
+        path = self._index(digest, listed)
+        if not path.exists():
+            with store_errors(path):
+                write_atomically(path, data)
+
+    def index(self, digest: Digest, listed: Digest) -> bytes | None:
+        """The bytes of the index `listed` that was kept with an image; None: none was.
+
+        :raises StoreDamaged: they have changed.
+        """
+        path = self._index(digest, listed)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        hasher = listed.hasher()
+        hasher.update(data)
+        if hasher.hexdigest() != listed.hex:
+            raise StoreDamaged("the index has changed", where=str(path), hint="remove it and pull the image again")
+        return data
+
+    def indexes(self, digest: Digest) -> list[Digest]:
+        """The digests of the indexes that are kept with an image."""
+        algorithms = {64: "sha256", 96: "sha384", 128: "sha512"}
+        found = (path.name.removeprefix("index-") for path in (self._layout.images / digest.hex).glob("index-*"))
+        return sorted(Digest(algorithms[len(name)], name) for name in found if len(name) in algorithms)
+
+    def _index(self, digest: Digest, listed: Digest) -> Path:
+        return self._layout.images / digest.hex / f"index-{listed.hex}"
+
+    def name(self, reference: str, digest: Digest, listed: Digest, *, asked: bool = False) -> None:
+        """Let a reference name an image; durable when it returns.
+
+        :param asked: the administrator asked for it; that is not forgotten when a client's pull gives the name anew.
+        """
+        before = self.ref(reference)
+        asked = asked or (before is not None and before.asked)
+        value = {
+            "reference": reference,
+            "digest": str(digest),
+            "listed": str(listed),
+            "pulled": time.time(),
+            "asked": asked,
+        }
         with store_errors(self._layout.refs):
             write_json(self._ref(reference), value)
 
@@ -166,6 +216,7 @@ class Images:
                 Digest.parse(str(value["digest"])),
                 Digest.parse(str(value["listed"])),
                 float(value["pulled"]),
+                value.get("asked") is True,
             )
         except (KeyError, ValueError) as error:
             raise StoreDamaged(

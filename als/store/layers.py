@@ -137,6 +137,14 @@ class Layers:
     def recipe(self, diff_id: Digest) -> Path:
         return self._layout.layer(diff_id) / "recipe"
 
+    def tar_split(self, diff_id: Digest) -> Path:
+        """The layer's tar-split file, if one was made (als.imagestore.disk_tarsplit)."""
+        return self._layout.layer(diff_id) / "tar-split.gz"
+
+    def owners(self, diff_id: Digest) -> Path:
+        """A JSON object with the user and group IDs in the layer, if it was made."""
+        return self._layout.layer(diff_id) / "owners.json"
+
     def objects(self, diff_id: Digest) -> dict[bytes, int]:
         """A layer's objects: name in the forest (32 bytes) to size in bytes."""
         found: dict[bytes, int] = {}
@@ -147,7 +155,8 @@ class Layers:
 
     def metadata_bytes(self, diff_id: Digest) -> int:
         """What the layer takes beside its objects."""
-        return self.image(diff_id).stat().st_size + self.recipe(diff_id).stat().st_size
+        files = (self.image(diff_id), self.recipe(diff_id), self.tar_split(diff_id))
+        return sum(path.stat().st_size for path in files if path.exists())
 
     def show(self, staged: Sequence[Staging]) -> None:
         """Publish complete layers: all of them durable first, with one wait for the disk, then visible."""

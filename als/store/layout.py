@@ -11,16 +11,20 @@
         diff/                           where layer.erofs is mounted for clients of the ALS protocol alone
         diff1/.als/<sha256>             the forest: hardlinks to the objects that layer.erofs redirects to
         recipe                          how to get the layer's tar stream back, bit by bit (als.store.recipe)
+        tar-split.gz                    the same for containers/storage; made when the layer is published in ROOT/image-store,
+        owners.json                     as is this: the user and group IDs in the layer
         layer.json                      what it is (als.store.layers.LayerRecord)
-    ROOT/images/<digest hex>/       manifest and config, byte for byte, and image.json
+    ROOT/images/<digest hex>/       manifest, config, index-<hex> (where one names it), byte for byte; image.json
     ROOT/refs/<sha256 of ref>.json  which image a reference named when it was last pulled
     ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
     ROOT/clients.json               graph roots of clients that were seen to use layers (als.service.clients)
-    ROOT/reserve                    space that is given up when gc has to write on a full disk (als.store.reserve)
+    ROOT/setup.json                 what `als setup` changed in containers' configuration (als.setup.journal)
+    ROOT/reserve/                   space that is given up when gc has to write on a full disk (als.store.reserve)
     ROOT/quarantine/<name>          what `als fsck --repair` took out of service
     ROOT/tmp/<random>/              what is being made; whatever is found there at start is an aborted attempt
     ROOT/store/                     mount point of the FUSE face; under the mount: plain symlinks to finished layers
     ROOT/is4/                       the additional image store for podman 4 (als.imagestore)
+    ROOT/image-store/               the one for podman 5 and later and for CRI-O
 
 Publication is a rename from ``tmp/`` after everything in it has reached the disk, so each directory of ``layers/`` and
 ``images/`` is whole or not there. Objects get their name only after a sync as well: an object that can be found is an
@@ -93,8 +97,17 @@ class Layout:
         return self.root / "is4"
 
     @property
+    def image_store(self) -> Path:
+        """The additional image store in the layout for podman 5 and later and CRI-O."""
+        return self.root / "image-store"
+
+    @property
     def clients(self) -> Path:
         return self.root / "clients.json"
+
+    @property
+    def setup(self) -> Path:
+        return self.root / "setup.json"
 
     @property
     def reserve(self) -> Path:

@@ -3,9 +3,11 @@
 Pure: who holds what has been gathered before (:mod:`als.service.clients` asks podman and the kernel), here only the
 conclusions are drawn.
 
-- An *image* is live if a reference names it, or if a client holds one of its layers through the Additional Layer Store.
+- An *image* is live if a reference names it that the administrator asked for; if one does that a client's pull made or renewed
+  in the last hour (:data:`LEASE_SECONDS`), or whose top layer a client names; or if a client holds one of its layers through
+  the Additional Layer Store.
 - A *chain* (a layer at its place in the image store) is live if a live image has it there, if a client names it as its own
-  layer, its parent or its top layer, if something mounted shows it, or if a chain on top of it is live.
+  layer, its parent or its top layer, if something mounted shows it, or if a chain on top of it or in its folder is live.
 - A *layer* (by DiffID) is live if a live image or a live chain consists of it, or something mounted shows it.
 - Objects are not decided upon: a layer's forest holds them by hardlink, and they go when the last one has gone.
 
@@ -22,6 +24,9 @@ from als.model.digest import Digest
 from als.model.manifest import toc_digest
 from als.store.images import ImageRecord, RefRecord
 from als.store.uses import Use
+
+LEASE_SECONDS = 3600.0
+"""How long a client that was told of an image may take to write down for itself what it uses of it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,11 +56,13 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An entry of the image store's list, as far as it matters here."""
+    """An entry of an image store's list, as far as it matters here."""
 
     chain_id: str
     parent: str
     diff_id: Digest
+    home: str = ""
+    """The chain in whose folder it lies, if it has none of its own."""
 
 
 @dataclass(slots=True)
@@ -73,16 +80,20 @@ def decide(
     uses: Iterable[Use],
     published: Sequence[Published],
     claims: Claims,
+    now: float = 0.0,
 ) -> Liveness:
     """Draw the conclusions.
 
-    :param published: every chain in the image store's list.
+    :param published: every chain in an image store's list; one that is in several may be given as often.
+    :param now: seconds since the epoch.
     """
     found = Liveness()
-    current = {ref.reference: ref.digest for ref in refs}
-    for reference, digest in current.items():
-        if digest in images:
-            _hold_image(found, images[digest], len(images[digest].chain), {Holder("reference", reference)})
+    current: dict[str, Digest] = {}
+    for ref in refs:
+        current[ref.reference] = ref.digest
+        if ref.digest in images:
+            image = images[ref.digest]
+            _hold_image(found, image, len(image.chain), _holders_of(ref, image, claims, now))
     for use in uses:
         held = _image_of(use, images, current)
         if held is not None:
@@ -117,10 +128,23 @@ def _image_of(use: Use, images: Mapping[Digest, ImageRecord], current: Mapping[s
     return None
 
 
+def _holders_of(ref: RefRecord, image: ImageRecord, claims: Claims, now: float) -> set[Holder]:
+    """Who holds an image by its name."""
+    if ref.asked or now < ref.pulled + LEASE_SECONDS:
+        return {Holder("reference", ref.reference)}
+    if claims.unknown:
+        return {Holder("client", reason) for reason in claims.unknown}
+    tops = {*image.chain[-1:], *image.toc_chain[-1:]}
+    return {holder for top in tops for holder in claims.chains.get(top, ())}
+
+
 def _hold_image(found: Liveness, image: ImageRecord, count: int, holders: set[Holder]) -> None:
+    if not holders:
+        return
     found.images.setdefault(image.digest, set()).update(holders)
-    for chain_id, diff_id in list(zip(image.chain, image.config.diff_ids, strict=True))[:count]:
+    for chain_id, toc_chain_id, diff_id in list(zip(image.chain, image.toc_chain, image.config.diff_ids, strict=True))[:count]:
         found.chains.setdefault(chain_id, set()).update(holders)
+        found.chains.setdefault(toc_chain_id, set()).update(holders)
         found.layers.setdefault(diff_id, set()).update(holders)
 
 
@@ -134,4 +158,7 @@ def _hold_parents(found: Liveness, published: Mapping[str, Published]) -> None:
             seen.add(entry.chain_id)
             found.chains.setdefault(entry.chain_id, set()).update(holders)
             found.layers.setdefault(entry.diff_id, set()).update(holders)
+            if entry.home:
+                # What is below that one is the home of what is below this one.
+                found.chains.setdefault(entry.home, set()).update(holders)
             entry = published.get(entry.parent)

@@ -9,10 +9,11 @@ a process that holds a later one never asks for an earlier one:
    between being found and being used. Taken by :func:`sharing` and :func:`excluding`, which let nobody starve.
 2. **layer** (``ROOT/locks/<diffID>``), exclusive: by whoever makes that layer. The others wait, look again, and find it
    made: one download whatever the number of askers.
-3. **image store** (``ROOT/is4/overlay-layers/layers.lock``), the lock that containers/storage takes itself, an fcntl(2)
-   lock (see :mod:`als.imagestore`): by whoever rewrites layers.json.
+3. **image stores** (``layers.lock`` and ``images.lock`` in ROOT/is4 and ROOT/image-store), the locks that containers/storage
+   takes itself, fcntl(2) locks (see :mod:`als.imagestore`): by whoever rewrites layers.json or images.json. One at a time.
 4. **clients' own locks**, shared, for as long as their records are read: by whoever asks what they use.
-5. **records** (``ROOT/locks/uses``, ``ROOT/locks/clients``), exclusive: by whoever changes a count, or the list of clients.
+5. **records** (``ROOT/locks/uses``, ``ROOT/locks/clients``, ``ROOT/locks/setup``), exclusive: by whoever changes a count, the
+   list of clients, or the clients' configuration.
 
 flock and not fcntl for our own, because fcntl locks belong to a process: two threads of the daemon would not exclude each
 other, and closing any descriptor of the file would let go of them all.

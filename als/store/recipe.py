@@ -49,7 +49,7 @@ class RecipeWriter:
         self._pending = bytearray()
         self._records = bytearray()
 
-    def segment(self, data: bytes | memoryview) -> None:
+    def segment(self, data: bytes | bytearray | memoryview) -> None:
         """Bytes of the stream that no object holds."""
         self._pending += data
         if len(self._pending) >= _MAX_SEGMENT:
@@ -128,14 +128,22 @@ def tar_stream(recipe: Path, open_object: Callable[[bytes], int], *, piece: int 
             continue
         fd = open_object(record.sha256)
         try:
-            done = 0
-            while done < record.length:
-                data = os.pread(fd, min(piece, record.length - done), record.offset + done)
-                if not data:
-                    raise StoreDamaged(
-                        "an object is shorter than it was", where=record.sha256.hex(), hint="remove the layer and pull it again"
-                    )
-                done += len(data)
-                yield data
+            yield from object_bytes(fd, record, piece=piece)
         finally:
             os.close(fd)
+
+
+def object_bytes(fd: int, part: ObjectPart, *, piece: int = 1 << 20) -> Iterator[bytes]:
+    """A part of an object whose content `fd` gives, in pieces.
+
+    :raises StoreDamaged: the object is too short.
+    """
+    done = 0
+    while done < part.length:
+        data = os.pread(fd, min(piece, part.length - done), part.offset + done)
+        if not data:
+            raise StoreDamaged(
+                "an object is shorter than it was", where=part.sha256.hex(), hint="remove the layer and pull it again"
+            )
+        done += len(data)
+        yield data

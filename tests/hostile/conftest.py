@@ -36,7 +36,7 @@ def held(service: Service) -> list[str]:
     found += [f"images/{name}" for name in os.listdir(layout.images)]
     found += [f"refs/{name}" for name in os.listdir(layout.refs)]
     found += [f"objects/{path.name}" for path in layout.objects.rglob("*") if path.is_file()]
-    found += [f"is4/{chain_id}" for chain_id in service.image_store.published()]
+    found += [f"is4/{chain_id}" for chain_id in service.diff_n.published()]
     found += [f"is4/overlay/{name}" for name in os.listdir(layout.image_store_4 / "overlay") if name != "l"]
     return found
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from als.formats.base import Begin, Segment
+from als.formats.base import Begin, Payload
 from als.formats.tar.parser import TarParser
 from als.model.entry import Entry, EntryType
 from als.worker.__main__ import main
-from als.worker.frames import BEGIN, DATA, END, ERROR, HEADER, PAYLOAD, SEGMENT, pack_entry
+from als.worker.frames import DATA, END, ERROR, HEADER, RUN
 from als.worker.parse_job import ParseJob
+from als.worker.runs import pack_entry
 
 Frame = tuple[int, bytes]
 _HOUR = 3600.0
@@ -31,20 +32,23 @@ TAR_BYTES = 10240
 
 
 def honest(source: int) -> list[Frame]:
-    """The frames of an honest worker for a layer that is not compressed."""
+    """The frames of a worker for a layer that is not compressed: honest, and with a run for each entry and each piece."""
     parser = TarParser()
     frames: list[Frame] = []
     while data := os.read(source, 1 << 20):
         for event in parser.feed(data):
-            if isinstance(event, Begin):
-                frames.append((BEGIN, pack_entry(event.entry)))
-            else:
-                frames.append((SEGMENT if isinstance(event, Segment) else PAYLOAD, bytes(event.data)))
+            frames.append(run(b"", event.entry) if isinstance(event, Begin) else run(bytes(event.data)))
     return [*frames, (END, b"{}")]
 
 
+def run(data: bytes, *entries: Entry) -> Frame:
+    """A run whose entries all begin with it."""
+    index = b"".join(pack_entry(0, entry) for entry in entries)
+    return RUN, struct.pack("<I", len(index)) + index + data
+
+
 def entry(path: bytes, kind: EntryType = EntryType.FILE, **fields: Any) -> Frame:
-    return BEGIN, pack_entry(Entry(path, kind, **fields))
+    return run(b"", Entry(path, kind, **fields))
 
 
 def endless(frame: Frame) -> Iterator[Frame]:
@@ -70,16 +74,23 @@ def death_after(source: int, count: int) -> Iterator[Frame]:
 
 
 def changed(source: int) -> Iterator[Frame]:
-    for kind, body in honest(source):
-        yield kind, bytes([body[0] ^ 1]) + body[1:] if kind == PAYLOAD else body
+    """One bit of a file's content is another."""
+    parser = TarParser()
+    while data := os.read(source, 1 << 20):
+        for event in parser.feed(data):
+            if isinstance(event, Payload):
+                yield run(bytes([event.data[0] ^ 1]) + bytes(event.data[1:]))
+            else:
+                yield run(b"", event.entry) if isinstance(event, Begin) else run(event.data)
+    yield END, b"{}"
 
 
 def swapped_names(source: int) -> Iterator[Frame]:
     """The right bytes, and the entries before them in another order."""
     frames = honest(source)
-    begins = [frame for frame in frames if frame[0] == BEGIN]
+    begins = [frame for frame in frames if frame[0] == RUN and not frame[1].startswith(bytes(4))]
     yield from begins
-    yield from (frame for frame in frames if frame[0] != BEGIN)
+    yield from (frame for frame in frames if frame not in begins)
 
 
 def unread(source: int) -> Iterator[Frame]:
@@ -88,8 +99,14 @@ def unread(source: int) -> Iterator[Frame]:
     while len(data) < TAR_BYTES:
         data += os.read(source, TAR_BYTES - len(data))
     os.close(source)
-    yield SEGMENT, data
+    yield run(data)
     yield END, b"{}"
+
+
+def endless_map() -> Frame:
+    """An entry that declares more extents than memory could hold."""
+    record = pack_entry(0, Entry(b"", EntryType.FILE, size=9))
+    return RUN, struct.pack("<I", len(record)) + record[:-4] + struct.pack("<I", 0xFFFFFFF0)
 
 
 class _Die(Exception):
@@ -104,9 +121,12 @@ PARSE_LIES: Mapping[str, Callable[[int, str], Iterator[Frame] | list[Frame]]] = 
     "nothing": lambda source, _: drained(source, [(END, b"{}")]),
     "path": lambda source, path: drained(source, [entry(bytes.fromhex(path)), (END, b"{}")]),
     "link": lambda source, path: drained(source, [entry(b"x", EntryType.HARDLINK, linkname=bytes.fromhex(path)), (END, b"{}")]),
-    "endless-segments": lambda source, _: endless((SEGMENT, b"x" * 4096)),
-    "endless-nothing": lambda source, _: endless((SEGMENT, b"")),
-    "endless-ends-of-files": lambda source, _: endless((PAYLOAD, b"")),
+    "endless-segments": lambda source, _: endless(run(b"x" * 4096)),
+    "endless-nothing": lambda source, _: endless(run(b"")),
+    "endless-empty-frames": lambda source, _: endless((RUN, b"")),
+    "endless-places": lambda source, _: endless(
+        (RUN, run(b"x", Entry(b"f", EntryType.DIR))[1].replace(bytes(4), b"\xff" * 4, 1))
+    ),
     "endless-unknown": lambda source, _: endless((ord("?"), b"x")),
     "endless-headers": lambda source, _: endless((HEADER, b"{}")),
     "endless-entries": lambda source, _: (entry(b"d%d" % number, EntryType.DIR) for number in range(1 << 60)),
@@ -115,11 +135,11 @@ PARSE_LIES: Mapping[str, Callable[[int, str], Iterator[Frame] | list[Frame]]] = 
         entry(b"d%d" % number, xattrs=((b"user.x", b"%08d" % number * 4000),)) for number in range(1 << 60)
     ),
     "holes": lambda source, _: drained(source, [entry(b"f", size=1 << 37, stored=0, extents=()), (END, b"{}")]),
-    "endless-map": lambda source, _: drained(source, [(BEGIN, entry(b"f", size=9)[1][:-1] + struct.pack("<I", 0xFFFFFFF0))]),
+    "endless-map": lambda source, _: drained(source, [endless_map()]),
     "silence": lambda source, _: silence(),
     "silence-at-the-end": lambda source, _: drained(source, silence()),
-    "half-a-frame": lambda source, _: drained(source, [(-1, struct.pack("<BI", SEGMENT, 100) + b"x" * 50)]),
-    "long-frame": lambda source, _: drained(source, [(-1, struct.pack("<BI", SEGMENT, 0xFFFFFFFF))]),
+    "half-a-frame": lambda source, _: drained(source, [(-1, struct.pack("<BI", RUN, 100) + b"x" * 50)]),
+    "long-frame": lambda source, _: drained(source, [(-1, struct.pack("<BI", RUN, 0xFFFFFFFF))]),
     "error": lambda source, text: drained(source, [(ERROR, bytes.fromhex(text))]),
     "deep-error": lambda source, _: drained(source, [(ERROR, b"[" * (1 << 20))]),
 }
@@ -211,7 +231,7 @@ FETCH_LIES: Mapping[str, Callable[[Frames], Frames]] = {
     "shorter": lambda truth: [(kind, body[:-1] if kind == DATA else body) for kind, body in truth],
     "endless-headers": lambda truth: endless((HEADER, b"{}")),
     "endless-nothing": lambda truth: endless((DATA, b"")),
-    "endless-segments": lambda truth: endless((SEGMENT, b"x")),
+    "endless-segments": lambda truth: endless(run(b"x")),
     "silence": lambda truth: silence(),
     "silence-at-the-end": lambda truth: followed(truth, silence()),
     "death": lambda truth: dead(),

@@ -104,7 +104,7 @@ def check(service: Service, image: ImageRecord) -> None:
     """The published layer is the one that its DiffID names."""
     (record,) = [each for each in service.layers.all() if each.diff_id == image.config.diff_ids[0]]
     assert record.diff_id == Digest.of(TAR)
-    assert (service.image_store.diff(image.chain[0]) / "d/named").stat().st_size == len(CONTENT)
+    assert (service.diff_n.diff(image.chain[0]) / "d/named").stat().st_size == len(CONTENT)
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -152,7 +152,7 @@ def test_a_damaged_tar_that_everything_vouches_for(service: Service, layout: Lay
             layout.add_image("bad", [layer(layout, "none", damaged, damaged)])
 
             def walk(image: ImageRecord) -> None:
-                root = service.image_store.diff(image.chain[0])
+                root = service.diff_n.diff(image.chain[0])
                 for path in root.rglob("*"):
                     path.lstat()
 

@@ -53,10 +53,10 @@ def mounted(service: Service, layout: Layout, tmp_path: Path) -> Iterator[Mounte
         layout.add_image("bad", [layout.add_layer(tar) for tar in tars])
         image = pull(service, layout)
         if diff:
-            return service.image_store.diff(image.chain[-1])
+            return service.diff_n.diff(image.chain[-1])
         lowers = []
         for number, chain_id in enumerate(reversed(image.chain)):
-            path = service.image_store.diff(chain_id)
+            path = service.diff_n.diff(chain_id)
             # Short names: what is given to mount(2) is a page.
             for name, source in ((f"{number}d", path), (f"{number}f", path.parent / "diff1")):
                 (tmp_path / name).symlink_to(source)

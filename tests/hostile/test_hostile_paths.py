@@ -73,7 +73,7 @@ def test_refused(service: Service, layout: Layout, name: str) -> None:
 
 
 def root_of(service: Service, image: ImageRecord) -> Path:
-    return service.image_store.diff(image.chain[-1])
+    return service.diff_n.diff(image.chain[-1])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from als.config import Config
+from als.config import LAYOUTS, Config
 from als.service import Service
 from tests.harness.images import ImageFactory
 from tests.harness.ocilayout import Layout
@@ -31,7 +31,7 @@ def stack(as_root: None, module_dir: Path) -> Iterator[Stack]:
 def service(as_root: None, tmp_path: Path) -> Iterator[Service]:
     """A store in this process, whose clients are those of the machine."""
     try:
-        with Service(Config(root=tmp_path / "a", run=tmp_path / "run", worker_user="65534")) as opened:
+        with Service(Config(root=tmp_path / "a", run=tmp_path / "run", worker_user="65534", layouts=LAYOUTS)) as opened:
             yield opened
     finally:
         unmount_below(tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import als.mount.unmounting
-from als.config import Config
+from als.config import LAYOUTS, Config
 from als.service import Service
 from als.service.removal import collect
 
@@ -39,7 +39,7 @@ class Steps:
 
 def main(root: str, run: str, until: str) -> None:
     steps = Steps(int(until))
-    with Service(Config(root=Path(root), run=Path(run), worker_user="65534")) as service:
+    with Service(Config(root=Path(root), run=Path(run), worker_user="65534", layouts=LAYOUTS)) as service:
         for name in ("unlink", "rmdir", "rename"):
             # pathlib and shutil call these by their names in os.
             setattr(os, name, steps.counted(getattr(os, name)))

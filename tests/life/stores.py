@@ -34,7 +34,9 @@ def contents(root: Path) -> set[str]:
     for part in ("layers", "images", "refs", "uses", "tmp", "quarantine"):
         found |= {f"{part}/{path.name}" for path in (root / part).glob("*")}
     found |= {str(path.relative_to(root)) for path in (root / "objects").glob("*/*")}
-    overlay = root / "is4" / "overlay"
-    found |= {str(path.relative_to(root)) for path in (*overlay.glob("*"), *overlay.glob("l/*")) if path != overlay / "l"}
-    found |= {str(path.relative_to(root)) for path in (root / "is4" / "overlay-layers").glob("*.tar-split.gz")}
+    for store in (root / "is4", root / "image-store"):
+        overlay = store / "overlay"
+        found |= {str(path.relative_to(root)) for path in (*overlay.glob("*"), *overlay.glob("l/*")) if path != overlay / "l"}
+        found |= {str(path.relative_to(root)) for path in (store / "overlay-layers").glob("*.tar-split.gz")}
+        found |= {str(path.relative_to(root)) for path in (store / "chains").iterdir()}
     return found

@@ -85,5 +85,5 @@ def test_a_pull_after_a_killed_gc(service: Service, layout: Layout) -> None:
         for tag in ("dead", "tall"):
             pulled = pull(service, layout.name(tag))
             for index in range(len(pulled.chain)):
-                assert os.listdir(service.image_store.diff(pulled.chain[index]))
+                assert os.listdir(service.diff_n.diff(pulled.chain[index]))
         assert fsck(service, deep=True).found == ()

@@ -61,9 +61,9 @@ def test_a_sound_store(service: Service, pulled: ImageRecord) -> None:
 
 def test_a_tall_image_is_sound(service: Service, layout: Layout) -> None:
     pulled = pull(service, image(layout, "tall", *(f"n{number}" for number in range(18))))
-    assert service.image_store.is_flat(pulled.chain[7]) and service.image_store.is_flat(pulled.chain[15])
+    assert service.diff_n.is_flat(pulled.chain[7]) and service.diff_n.is_flat(pulled.chain[15])
     assert found(service, deep=True) == []
-    (service.image_store.folder(pulled.chain[15]) / "diff1" / FOREST / forest(service, pulled, 2)[0].name).unlink()
+    (service.diff_n.folder(pulled.chain[15]) / "diff1" / FOREST / forest(service, pulled, 2)[0].name).unlink()
     assert [problem.remedy for problem in found(service)] == [Remedy.REPUBLISH]
     assert fsck(service, repair=True).remaining == ()
     assert found(service, deep=True) == []
@@ -74,7 +74,7 @@ def test_a_lost_link_is_made_again(service: Service, pulled: ImageRecord) -> Non
     lost.unlink()
     assert [(p.kind, p.remedy) for p in found(service)] == [("layer", Remedy.RELINK)]
     assert fsck(service, repair=True).remaining == ()
-    assert lost.stat().st_nlink == 2
+    assert lost.stat().st_nlink == 3, "its name, the layer's forest, the chain's forest in image-store"
     assert found(service, deep=True) == []
 
 
@@ -83,7 +83,7 @@ def test_a_lost_name_is_given_again(service: Service, pulled: ImageRecord) -> No
     service.layout.object(bytes.fromhex(held.name)).unlink()
     assert [p.remedy for p in found(service)] == [Remedy.NAME]
     assert fsck(service, repair=True).remaining == ()
-    assert held.stat().st_nlink == 2
+    assert held.stat().st_nlink == 3, "its name, the layer's forest, the chain's forest in image-store"
 
 
 def test_changed_content(service: Service, pulled: ImageRecord, reference: str) -> None:
@@ -93,11 +93,11 @@ def test_changed_content(service: Service, pulled: ImageRecord, reference: str) 
     report = fsck(service, repair=True, deep=True)
     assert {p.remedy for p in report.found} == {Remedy.RELINK, Remedy.QUARANTINE_OBJECT}
     assert [p.remedy for p in report.remaining] == [Remedy.PULL]
-    assert set(service.image_store.published()) == {pulled.chain[0]}, "what lies on the damaged layer cannot be used either"
+    assert set(service.diff_n.published()) == {pulled.chain[0]}, "what lies on the damaged layer cannot be used either"
     assert not service.layout.object(bytes.fromhex(held.name)).exists()
     pull(service, reference)
     assert found(service, deep=True) == []
-    assert set(service.image_store.published()) == set(pulled.chain)
+    assert set(service.diff_n.published()) == set(pulled.chain)
     (kept,) = [path for path in service.layout.quarantine.iterdir() if "-layer-" in path.name]
     assert [path.name for path in (kept / "diff1" / FOREST).iterdir()] == [held.name], "sound files are not kept there"
 
@@ -122,7 +122,9 @@ def test_a_sound_copy_elsewhere_is_used(service: Service, pulled: ImageRecord) -
     service.layout.object(bytes.fromhex(held.name)).write_bytes(data)
     assert [p.remedy for p in found(service, deep=True)] == [Remedy.RELINK]
     assert fsck(service, repair=True, deep=True).remaining == ()
-    assert held.read_bytes() == data and held.stat().st_nlink == 2
+    assert held.read_bytes() == data and held.stat().st_nlink == 3, (
+        "its name, the layer's forest, the chain's forest in image-store"
+    )
 
 
 @pytest.mark.parametrize("name", ["layer.erofs", "recipe", "layer.json"])
@@ -186,22 +188,53 @@ def test_a_reference_without_its_image(service: Service, pulled: ImageRecord, re
 
 
 BREAKS: dict[str, Callable[[Service, str], object]] = {
-    "unmounted": lambda service, chain: unmount(service.image_store.diff(chain)),
+    "unmounted": lambda service, chain: unmount(service.diff_n.diff(chain)),
     "no folder": lambda service, chain: (
-        unmount(service.image_store.diff(chain)),
-        shutil.rmtree(service.image_store.folder(chain)),
+        unmount(service.diff_n.diff(chain)),
+        shutil.rmtree(service.diff_n.folder(chain)),
     ),
-    "no link file": lambda service, chain: (service.image_store.folder(chain) / "link").unlink(),
-    "another lower": lambda service, chain: (service.image_store.folder(chain) / "lower").write_text("l/ZZ"),
+    "no link file": lambda service, chain: (service.diff_n.folder(chain) / "link").unlink(),
+    "another lower": lambda service, chain: (service.diff_n.folder(chain) / "lower").write_text("l/ZZ"),
     "no short name": lambda service, chain: (
-        service.layout.image_store_4 / "overlay" / "l" / (service.image_store.folder(chain) / "link").read_text()
+        service.layout.image_store_4 / "overlay" / "l" / (service.diff_n.folder(chain) / "link").read_text()
     ).unlink(),
-    "no tar-split": lambda service, chain: service.image_store.tar_split(chain)[0].unlink(),
+    "no tar-split": lambda service, chain: service.diff_n.tar_split(chain).unlink(),
     "another forest": lambda service, chain: (
-        (service.image_store.folder(chain) / "diff1").unlink(),
-        (service.image_store.folder(chain) / "diff1").symlink_to("/nowhere"),
+        (service.diff_n.folder(chain) / "diff1").unlink(),
+        (service.diff_n.folder(chain) / "diff1").symlink_to("/nowhere"),
     ),
 }
+
+
+COMPOSEFS_BREAKS: dict[str, Callable[[Service, str], object]] = {
+    "no place": lambda service, chain: (service.composefs.overlay / chain).unlink(),
+    "no folder": lambda service, chain: shutil.rmtree(service.composefs.folder(chain)),
+    "no image": lambda service, chain: service.composefs.blob(chain).unlink(),
+    "another image": lambda service, chain: (
+        service.composefs.blob(chain).unlink(),
+        service.composefs.blob(chain).write_bytes(b"another"),
+    ),
+    "no link file": lambda service, chain: (service.composefs.folder(chain) / "link").unlink(),
+    "another lower": lambda service, chain: (service.composefs.folder(chain) / "lower").write_text("l/ZZ"),
+    "no tar-split": lambda service, chain: service.composefs.tar_split(chain).unlink(),
+    "a file less": lambda service, chain: next((service.composefs.folder(chain) / "diff" / FOREST).iterdir()).unlink(),
+}
+
+
+@pytest.mark.parametrize("how", COMPOSEFS_BREAKS)
+def test_broken_publication_as_composefs(service: Service, pulled: ImageRecord, how: str) -> None:
+    COMPOSEFS_BREAKS[how](service, pulled.chain[1])
+    assert {(p.layout, p.remedy) for p in found(service)} == {("composefs", Remedy.REPUBLISH)}
+    assert fsck(service, repair=True).remaining == ()
+    assert found(service, deep=True) == []
+
+
+def test_a_list_that_lost_its_place(service: Service, pulled: ImageRecord) -> None:
+    service.composefs.list_file.unlink()
+    assert found(service)
+    with Service(service.config) as restarted:
+        assert set(restarted.composefs.published()) == set(pulled.chain)
+        assert found(restarted, deep=True) == []
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -214,15 +247,15 @@ def test_broken_publication(service: Service, pulled: ImageRecord, how: str) -> 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[1]", b'[{"id": "x"}]'])
 def test_a_damaged_list(service: Service, pulled: ImageRecord, data: bytes) -> None:
-    before = service.image_store.list_file.read_bytes()
-    service.image_store.list_file.write_bytes(data)
+    before = service.diff_n.list_file.read_bytes()
+    service.diff_n.list_file.write_bytes(data)
     assert found(service)
     assert fsck(service, repair=True).remaining == ()
-    assert sorted(json.loads(service.image_store.list_file.read_bytes()), key=str) == sorted(json.loads(before), key=str)
+    assert sorted(json.loads(service.diff_n.list_file.read_bytes()), key=str) == sorted(json.loads(before), key=str)
 
 
 def test_an_unpublished_image_is_published(service: Service, pulled: ImageRecord) -> None:
-    service.image_store.unpublish(pulled.chain[1:])
+    service.diff_n.unpublish(pulled.chain[1:])
     assert [p.remedy for p in found(service)] == [Remedy.PUBLISH]
     assert fsck(service, repair=True).remaining == ()
 
@@ -231,7 +264,7 @@ def test_a_quarantined_layer_spares_others(service: Service, layout: Layout, pul
     other = pull(service, image(layout, "two", "a", "d"))
     (service.layers.image(pulled.config.diff_ids[1])).write_bytes(b"")
     fsck(service, repair=True)
-    assert set(other.chain) <= service.image_store.published().keys()
+    assert set(other.chain) <= service.diff_n.published().keys()
     heal(service, reference)
     for ref in service.images.refs():
         service.images.forget(ref.reference)
@@ -257,7 +290,7 @@ def test_a_link_count_at_its_limit(service: Service, layout: Layout, pulled: Ima
     copied = pull(service, layout.name("copy"))
     twin = next(path for path in forest(service, copied) if path.name == held.name)
     assert twin.stat().st_ino != held.stat().st_ino and twin.read_bytes() == held.read_bytes()
-    assert twin.stat().st_nlink == 1
+    assert twin.stat().st_nlink == 2, "the forests of the layer and of its chain in image-store"
     assert found(service, deep=True) == []
     shutil.rmtree(spare)
     collect(service)

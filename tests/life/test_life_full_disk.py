@@ -123,7 +123,7 @@ def test_inodes_run_out(tmp_path: Path, layout: Layout) -> None:
         before = contents(service.layout.root)
         ballast = Ballast(point)
         outcomes = []
-        for free in (0, 1, 2, 3, 5, 7, *range(10, 300, 13)):
+        for free in (0, 1, 2, 3, 5, 7, *range(10, 1000, 26)):
             ballast.leave_inodes(free)
             outcomes.append(check_failure(service, big, before))
             ballast.drop()
@@ -164,7 +164,7 @@ def test_a_store_can_be_opened_on_a_full_disk(tmp_path: Path, layout: Layout) ->
         Ballast(point).leave_bytes(0)
         with opened(point, tmp_path) as service:
             service.recover()
-            assert service.image_store.is_ready(pulled.chain[-1])
+            assert service.diff_n.is_ready(pulled.chain[-1])
 
 
 def test_a_store_cannot_be_made_on_a_full_disk(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from als.service.clients import Clients
 from als.store.images import ImageRecord, RefRecord
 from als.store.layers import Layers
 from als.store.layout import Layout
-from als.store.liveness import Claims, Holder, Published, decide
+from als.store.liveness import LEASE_SECONDS, Claims, Holder, Published, decide
 from als.store.uses import Use
 from tests.harness.policy import ExpectedLogs
 
@@ -213,7 +213,7 @@ def clients(tmp_path: Path) -> Clients:
     conf = tmp_path / "storage.conf"
     conf.write_text(f'[storage]\ngraphroot = "{tmp_path}/named"\n')
     config = Config(root=tmp_path / "a", clients=(tmp_path / "said",))
-    return Clients(config, layout, store, {"CONTAINERS_STORAGE_CONF": str(conf)})
+    return Clients(config, layout, (store,), {"CONTAINERS_STORAGE_CONF": str(conf)})
 
 
 CHAIN = chain_ids([Digest.of(b"a"), Digest.of(b"b")])
@@ -247,3 +247,19 @@ def test_a_graph_root_in_use_is_remembered(tmp_path: Path, clients: Clients, exp
 def test_a_client_of_the_settings_must_be_there(tmp_path: Path, clients: Clients, expect_log: ExpectedLogs) -> None:
     expect_log("everything that is published stays")
     assert str(tmp_path / "said") in clients.claims(CHAIN).unknown[0]
+
+
+def test_a_name_that_nobody_asked_for_holds_for_an_hour() -> None:
+    image = record("a", "b")
+    refs = [RefRecord("r", image.digest, image.digest, 1000.0)]
+    fresh = decide(by_digest(image), refs, [], published(image), Claims(), 1000.0 + LEASE_SECONDS - 1)
+    assert set(fresh.images) == {image.digest}
+    old = 1000.0 + LEASE_SECONDS
+    assert decide(by_digest(image), refs, [], published(image), Claims(), old).images == {}
+    used = decide(by_digest(image), refs, [], published(image), Claims({image.chain[-1]: HOLDER}), old)
+    assert used.images == {image.digest: set(HOLDER)}, "as long as a client has it"
+    below = decide(by_digest(image), refs, [], published(image), Claims({image.chain[0]: HOLDER}), old)
+    assert (below.images, set(below.chains)) == ({}, {image.chain[0]})
+    assert decide(by_digest(image), refs, [], published(image), Claims(unknown=("no answer",)), old).images
+    asked = [RefRecord("r", image.digest, image.digest, 1000.0, asked=True)]
+    assert decide(by_digest(image), asked, [], published(image), Claims(), old).images

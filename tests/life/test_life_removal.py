@@ -55,7 +55,7 @@ def test_shared_layers_stay(service: Service, layout: Layout) -> None:
     assert garbage.layers == (pulled.config.diff_ids[1],)
     assert garbage.chains == (pulled.chain[1],)
     assert garbage.objects == 3
-    assert set(service.image_store.published()) == set(other.chain)
+    assert set(service.diff_n.published()) == set(other.chain)
     assert fsck(service, deep=True).found == ()
 
 
@@ -93,7 +93,7 @@ def test_a_use_keeps_what_it_needs(service: Service, layout: Layout) -> None:
 def test_a_mount_keeps_what_it_shows(service: Service, layout: Layout, tmp_path: Path) -> None:
     one = image(layout, "one", "a", "b", "c")
     pulled = pull(service, one)
-    links = [(service.image_store.folder(chain) / "link").read_text() for chain in pulled.chain[:2]]
+    links = [(service.diff_n.folder(chain) / "link").read_text() for chain in pulled.chain[:2]]
     lowers = ":".join(f"{service.layout.image_store_4}/overlay/l/{link}" for link in reversed(links))
     (tmp_path / "seen").mkdir()
     mount("overlay", tmp_path / "seen", "overlay", options=f"lowerdir={lowers},metacopy=off")
@@ -116,21 +116,21 @@ def test_who_begins_to_use_a_layer_in_the_middle_keeps_it(
     conf, graph = tmp_path / "storage.conf", tmp_path / "g"
     conf.write_text(f'[storage]\ngraphroot = "{graph}"\n')
     monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(conf))
-    before = service.image_store.published()
-    original = service.image_store.unlist
+    before = service.diff_n.published()
+    original = service.diff_n.unlist
 
     def unlist(chain_ids: Collection[str]) -> list[dict[str, object]]:
         entries = original(chain_ids)
         if not graph.exists():
-            assert service.image_store.published() == {}
-            assert service.image_store.is_ready(pulled.chain[1]), "who was quick can mount it still"
+            assert service.diff_n.published() == {}
+            assert service.diff_n.is_ready(pulled.chain[1]), "who was quick can mount it still"
             (graph / "overlay-images").mkdir(parents=True)
             (graph / "overlay-images" / "images.json").write_text(json.dumps([{"id": "i", "layer": pulled.chain[1]}]))
         return entries
 
-    monkeypatch.setattr(service.image_store, "unlist", unlist)
+    monkeypatch.setattr(service.diff_n, "unlist", unlist)
     assert collect(service).layers == (pulled.config.diff_ids[2],)
-    after = service.image_store.published()
+    after = service.diff_n.published()
     assert after == {chain: before[chain] for chain in pulled.chain[:2]}
     assert fsck(service, deep=True).found == ()
 
@@ -185,7 +185,7 @@ def test_gc_is_not_kept_out_by_pulls_that_follow_one_another(tmp_path: Path) -> 
 
 
 def test_the_reserve(service: Service) -> None:
-    reserve = service.layout.reserve
+    reserve = service.layout.reserve / "0"
     assert reserve.stat().st_blocks * 512 >= 256 << 10
     with reserve_given_up(service.layout):
         assert not reserve.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from als.config import Config
+from als.config import LAYOUTS, Config
 from als.service import Service
 from tests.harness.ocilayout import Layout
 from tests.harness.system import unmount_below
@@ -15,7 +15,7 @@ from tests.harness.system import unmount_below
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(root=tmp_path / "root", run=tmp_path / "run", worker_user="65534", lookup_deadline=20.0)
+    return Config(root=tmp_path / "root", run=tmp_path / "run", worker_user="65534", lookup_deadline=20.0, layouts=LAYOUTS)
 
 
 @pytest.fixture

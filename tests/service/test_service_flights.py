@@ -51,12 +51,12 @@ def test_a_layer_is_answered_as_soon_as_it_and_those_below_are_there(
         first = answers[0].result(30)
         assert first is not None
         assert (first.diff / "file-0").stat().st_size == 200_000
-        assert list(service.image_store.published()) == [first.key]
+        assert list(service.diff_n.published()) == [first.key]
         assert not answers[1].done()
         assert not answers[2].done()
         gate.set()
         served = [answer.result(30) for answer in answers]
-    assert [one.key for one in served if one is not None] == list(service.image_store.published())
+    assert [one.key for one in served if one is not None] == list(service.diff_n.published())
     assert sorted(set(registry.blobs_asked())) == sorted(registry.blobs_asked()), "each blob was asked for once"
     info = json.loads(first.info)
     assert info["diff-digest"] == blobs[0].diff_id

@@ -47,7 +47,7 @@ def test_a_pulled_image_is_mounted_listed_and_readable(service: Service, layout:
     upper = TarBuilder().whiteout("etc/medium").file("etc/new", b"new").build()
     add(layout, "a", base(), upper, compression=compression)
     image = pull(service, layout, "a")
-    published = service.image_store.published()
+    published = service.diff_n.published()
     assert list(published) == list(image.chain)
     top = published[image.chain[1]]
     assert top["parent"] == image.chain[0]
@@ -55,8 +55,8 @@ def test_a_pulled_image_is_mounted_listed_and_readable(service: Service, layout:
     assert top["diff-size"] == len(upper)
     assert top["compression"] == {"none": 0, "gzip": 2, "zstd": 4}[compression]
     assert "parent" not in published[image.chain[0]]
-    assert (service.image_store.diff(image.chain[0]) / "etc/small").read_bytes() == b"tiny"
-    assert (service.image_store.diff(image.chain[1]) / "etc/medium").is_char_device()
+    assert (service.diff_n.diff(image.chain[0]) / "etc/small").read_bytes() == b"tiny"
+    assert (service.diff_n.diff(image.chain[1]) / "etc/medium").is_char_device()
     assert b"".join(file_content(service, image, "/big")) == BIG
     with pytest.raises(NotFound):
         b"".join(file_content(service, image, "/etc/medium"))
@@ -113,7 +113,7 @@ def test_a_layer_listed_twice_gets_a_mount_for_each_place(service: Service, layo
     image = layout.add_image("twice", [layer, layout.add_layer(TarBuilder().whiteout("big").build()), layer])
     pulled = service.pull(parse_reference(layout.name("twice")))
     assert len(image.layers) == 3
-    first, _, third = (service.image_store.diff(chain) for chain in pulled.chain)
+    first, _, third = (service.diff_n.diff(chain) for chain in pulled.chain)
     assert first.stat().st_dev != third.stat().st_dev
     assert (third.parent / "diff1").resolve() != (first.parent / "diff1").resolve()
     assert service.refusal(pulled, Digest.parse(layer.digest)) != ""
@@ -124,10 +124,10 @@ def test_an_image_of_120_layers(service: Service, layout: Layout) -> None:
     layers = [layout.add_layer(TarBuilder().file(f"f{n}", b"%d" % n * 100).build(), "none") for n in range(120)]
     layout.add_image("tower", layers)
     image = pull(service, layout, "tower")
-    assert list(service.image_store.published()) == list(image.chain)
+    assert list(service.diff_n.published()) == list(image.chain)
     assert service.refusal(image, image.manifest.layers[0].digest) == ""
     assert b"".join(file_content(service, image, "/f119")) == b"119" * 100
-    assert len(os.listdir(service.image_store.diff(image.chain[119]))) == 121
+    assert len(os.listdir(service.diff_n.diff(image.chain[119]))) == 121
 
 
 def wrong_diff_id(layout: Layout) -> None:
@@ -227,7 +227,7 @@ def test_a_bad_image_is_refused_and_nothing_of_it_stays(
     assert leftovers(service) == []
     assert service.layers.all() == []
     assert service.images.refs() == []
-    assert service.image_store.published() == {}
+    assert service.diff_n.published() == {}
     assert [path for path in service.layout.objects.rglob("*") if path.is_file()] == []
 
 
@@ -255,13 +255,13 @@ def test_find_by_reference_and_digest(service: Service, layout: Layout) -> None:
 def test_recovery_mounts_again_and_sweeps(service: Service, layout: Layout) -> None:
     add(layout, "a", base())
     image = pull(service, layout, "a")
-    service.image_store.unmount_all()
-    assert not service.image_store.is_ready(image.chain[0])
+    service.diff_n.unmount_all()
+    assert not service.diff_n.is_ready(image.chain[0])
     (service.layout.tmp / "half-made" / "forest").mkdir(parents=True)
     (service.layout.root / "is4" / "overlay-layers" / "layers.json").write_bytes(b"[]")
     service.recover()
-    assert service.image_store.is_ready(image.chain[0])
-    assert list(service.image_store.published()) == [image.chain[0]]
+    assert service.diff_n.is_ready(image.chain[0])
+    assert list(service.diff_n.published()) == [image.chain[0]]
     assert leftovers(service) == []
 
 
