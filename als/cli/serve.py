@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 
 import click
 
 from als.config import Config
+from als.errors import ConfigError
 from als.fuse import serve
 from als.fuse.layers import StoreBackend
+from als.mirror.serve import open_mirror
 from als.service import Service
 from als.store.atomic import write_atomically
 
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 @click.command()
 @click.pass_obj
 def command(config: Config) -> None:
-    """Serve the Additional Layer Store at ROOT/store until SIGTERM or SIGINT.
+    """Serve the Additional Layer Store at ROOT/store, and the registry mirror, until SIGTERM or SIGINT.
 
     Layers of former runs are mounted again first. Containers and images keep working when this ends; only layers that nobody
     has pulled yet are not to be had meanwhile.
@@ -34,6 +37,19 @@ def command(config: Config) -> None:
             log.info("serving %s", config.layer_store)
 
         try:
-            serve.run(StoreBackend(service), config.layer_store, ready=ready)
+            with ExitStack() as stack:
+                _start_mirror(service, stack)
+                serve.run(StoreBackend(service), config.layer_store, ready=ready)
         finally:
             pid_file.unlink(missing_ok=True)
+
+
+def _start_mirror(service: Service, stack: ExitStack) -> None:
+    """Without it pulls go to the registries themselves, so nothing here keeps the daemon from starting."""
+    try:
+        mirror = open_mirror(service)
+        if mirror is not None:
+            stack.enter_context(mirror)
+            log.info("registry mirror at 127.0.0.1:%d", mirror.port)
+    except ConfigError as error:
+        log.error("no registry mirror: %s", error)
