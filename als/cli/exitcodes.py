@@ -14,6 +14,7 @@ _CODES: tuple[tuple[type[errors.AlsError], int], ...] = (
     (errors.NotFound, 3),
     (errors.RegistryError, 4),
     (errors.DeadlineExceeded, 4),
+    (errors.PolicyDenied, 5),
     (errors.BadImage, 5),
     (errors.StoreError, 6),
     (errors.KernelError, 7),

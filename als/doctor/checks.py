@@ -5,14 +5,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from als.doctor.facts import Answer, Facts, KernelFacts, PodmanFacts, StoreFacts
+from als.doctor.facts import Answer, CrioFacts, Facts, KernelFacts, MirrorFacts, PodmanFacts, StoreFacts
+from als.doctor.mirrorconf import some
 from als.doctor.storageconf import StorageConf
 from als.mount.features import Feature
 
 _MIB = 1 << 20
 _FREE_WARN = 2048 * _MIB
 _FREE_ERROR = 64 * _MIB
+_SETUP = "`als setup --apply`"
 
 
 class Level(enum.Enum):
@@ -52,9 +55,11 @@ def _findings(facts: Facts) -> Iterator[Finding]:
             Level.ERROR, "user", "not root: mounts cannot be made, and some answers below are guesses", "run it by sudo"
         )
     yield from _kernel(facts.kernel, facts.podman.version)
-    yield from _store(facts.store)
+    yield from _store(facts.store, facts.podman)
     yield from _podman(facts.podman)
     yield from _storage_conf(facts.podman, facts.store)
+    yield from _mirror(facts.mirror, facts.podman.version)
+    yield from _crio(facts.crio, facts.store)
 
 
 def _kernel(kernel: KernelFacts, podman: tuple[int, ...] | None) -> Iterator[Finding]:
@@ -77,22 +82,30 @@ def _feature(feature: Feature, absent: Level) -> Finding:
     return Finding(Level.OK if feature.ok else absent, feature.name, feature.detail, "" if feature.ok else feature.remedy)
 
 
-def _store(store: StoreFacts) -> Iterator[Finding]:
+def _store(store: StoreFacts, podman: PodmanFacts) -> Iterator[Finding]:
     yield _layer_store(store)
-    subject = str(store.image_store4)
-    match store.image_store4_answer:
-        case Answer.FINE:
-            yield Finding(Level.OK, subject, "is there")
-        case Answer.MISSING:
-            what = "does not exist; a storage.conf that names it makes every podman command fail"
-            yield Finding(Level.ERROR, subject, what, f"`mkdir -p {subject}`, or `als serve`, which makes it")
-        case answer:
-            yield Finding(Level.ERROR, subject, answer.value, f"look at `ls -ld {subject}` and `dmesg`")
+    old = podman.version is None or podman.version < (5,)
+    named = [_clean(path) for path in podman.storage.image_stores] if podman.storage else []
+    if old or str(store.image_store4) in named:
+        yield _image_store(store.image_store4, store.image_store4_answer)
+    if not old or str(store.image_store) in named:
+        yield _image_store(store.image_store, store.image_store_answer)
     yield _mounts(store)
     yield _space(store)
     if store.beside_graph_root is False:
         remedy = "put podman's graphroot and als's root on one file system"
         yield Finding(Level.WARN, "graph root", f"on another file system than {store.root}: no reflinks between them", remedy)
+
+
+def _image_store(path: Path, answer: Answer) -> Finding:
+    match answer:
+        case Answer.FINE:
+            return Finding(Level.OK, str(path), "is there")
+        case Answer.MISSING:
+            what = "does not exist; a storage.conf that names it makes every podman command fail"
+            return Finding(Level.ERROR, str(path), what, f"`mkdir -p {path}`, or `als serve`, which makes it")
+        case _:
+            return Finding(Level.ERROR, str(path), answer.value, f"look at `ls -ld {path}` and `dmesg`")
 
 
 def _layer_store(store: StoreFacts) -> Finding:
@@ -142,9 +155,9 @@ def _podman(podman: PodmanFacts) -> Iterator[Finding]:
     text = ".".join(map(str, podman.version))
     if podman.version < (4,):
         yield Finding(Level.ERROR, "podman", f"version {text} is older than any that als was tried with", "podman 4.3 or later")
-    elif podman.version >= (5, 5):
-        what = f"version {text}; by itself it forgets layers of an additional layer store, and pulls again"
-        yield Finding(Level.WARN, "podman", what, "additionalimagestores must name als's image store")
+    elif podman.version < (5,) and podman.idmapped:
+        what = f"version {text}; with --uidmap or --userns it cannot run images of the store (docs/podman4.md has a way)"
+        yield Finding(Level.OK, "podman", what)
     else:
         yield Finding(Level.OK, "podman", f"version {text}")
     if podman.problem:
@@ -158,14 +171,19 @@ def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
     conf = podman.storage
     if conf is None:
         if not podman.storage_problem:
-            remedy = "copy storage.conf.example to /etc/containers/storage.conf"
-            yield Finding(Level.ERROR, "storage.conf", "there is none: podman does not know of als", remedy)
+            yield Finding(Level.ERROR, "storage.conf", "there is none: podman does not know of als", _SETUP)
         return
     if conf.driver != "overlay":
         what = f"the driver is {conf.driver!r}" if conf.driver else "names no driver"
         yield Finding(Level.ERROR, conf.source, what, 'driver = "overlay" under [storage]')
+    for what in podman.hiding:
+        remedy = "set it for everybody who runs podman, or for nobody"
+        yield Finding(Level.WARN, "storage.conf", f"{what} goes before the machine's own file here", remedy)
+    for path in podman.rootless:
+        what = "names stores of als, which rootless podman cannot use"
+        yield Finding(Level.WARN, str(path), what, "take them out of it; als serves the podman of root")
     yield _names_layer_store(conf, store)
-    yield _names_image_store(conf, store, podman.version)
+    yield from _names_image_store(conf, store, podman.version)
     yield _metacopy(conf)
     if conf.mount_program:
         what = f"mount_program {conf.mount_program} mounts in place of the kernel, and finds no file's data"
@@ -174,7 +192,7 @@ def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
 
 def _names_layer_store(conf: StorageConf, store: StoreFacts) -> Finding:
     path = str(store.layer_store)
-    remedy = f'additionallayerstores = ["{path}:ref"] under [storage.options]'
+    remedy = f'{_SETUP}: additionallayerstores = ["{path}:ref"] under [storage.options]'
     paths = {_clean(entry.removesuffix(":ref")): entry.endswith(":ref") for entry in conf.layer_stores}
     if path not in paths:
         others = f"; it names {', '.join(paths)}" if paths else ""
@@ -184,14 +202,24 @@ def _names_layer_store(conf: StorageConf, store: StoreFacts) -> Finding:
     return Finding(Level.OK, conf.source, f"additionallayerstores names {path} (`podman --root` does not look there)")
 
 
-def _names_image_store(conf: StorageConf, store: StoreFacts, version: tuple[int, ...] | None) -> Finding:
-    path = str(store.image_store4)
-    if path in map(_clean, conf.image_stores):
-        return Finding(Level.OK, conf.source, f"additionalimagestores names {path}")
-    # Without it, what podman 4 mounts by itself (diff, commit, build) has no data: wrong, not merely slow.
-    level = Level.ERROR if version is None or version[0] == 4 else Level.WARN
-    remedy = f'additionalimagestores = ["{path}"] under [storage.options]'
-    return Finding(level, conf.source, f"additionalimagestores does not name {path}: commit, build and diff fail", remedy)
+def _names_image_store(conf: StorageConf, store: StoreFacts, version: tuple[int, ...] | None) -> Iterator[Finding]:
+    old, new = str(store.image_store4), str(store.image_store)
+    named = [path for path in (old, new) if path in map(_clean, conf.image_stores)]
+    if version is None:
+        wanted, other = (named or [new])[0], ""
+    else:
+        wanted, other = (old, new) if version < (5,) else (new, old)
+    if wanted in named:
+        yield Finding(Level.OK, conf.source, f"additionalimagestores names {wanted}")
+    else:
+        lost = "commit, build and diff fail" if wanted == old else "images of the store are not found, or forgotten"
+        remedy = f'{_SETUP}: additionalimagestores = ["{wanted}"] under [storage.options]'
+        yield Finding(Level.ERROR, conf.source, f"additionalimagestores does not name {wanted}: {lost}", remedy)
+    if other in named:
+        # podman 4 takes the folder of objects for the layer's files; later ones can run the old layout, but not map its owners.
+        level = Level.ERROR if other == new or wanted not in named else Level.WARN
+        what = f"additionalimagestores names {other}, whose layout is not made for this podman"
+        yield Finding(level, conf.source, what, f"{_SETUP} takes it out")
 
 
 def _metacopy(conf: StorageConf) -> Finding:
@@ -200,7 +228,53 @@ def _metacopy(conf: StorageConf) -> Finding:
         return Finding(Level.OK, conf.source, "mountopt has metacopy=on")
     given = ",".join(conf.mount_options) or "(none)"
     what = f"mountopt {given} lacks metacopy=on: files cannot be read, or are committed as zeros"
-    return Finding(Level.ERROR, conf.source, what, 'mountopt = "nodev,metacopy=on" under [storage.options.overlay]')
+    remedy = f'{_SETUP}: mountopt = "nodev,metacopy=on" under [storage.options.overlay]'
+    return Finding(Level.ERROR, conf.source, what, remedy)
+
+
+def _mirror(mirror: MirrorFacts, version: tuple[int, ...] | None) -> Iterator[Finding]:
+    # podman 4 asks the layer store for every layer and has no need of it.
+    subject = "registries.conf"
+    if mirror.problem:
+        yield Finding(Level.ERROR, subject, mirror.problem, "correct the file; containers-registries.conf(5)")
+    elif not mirror.port or version is None or version < (5,):
+        return
+    elif mirror.elsewhere:
+        what = f"names a mirror of als on another port than {mirror.port} for {some(mirror.elsewhere)}"
+        yield Finding(Level.WARN, subject, what, _SETUP)
+    elif not mirror.registries:
+        what = "names als's mirror for no registry: `podman pull` downloads ordinary images whole"
+        yield Finding(Level.WARN, subject, what, f"{_SETUP}, with --registry HOST for each that you pull from")
+    elif not mirror.listening:
+        what = (
+            f"names 127.0.0.1:{mirror.port} for {some(mirror.registries)}, but nobody listens there: pulls go to the registry"
+        )
+        yield Finding(Level.WARN, subject, what, "`systemctl start als`")
+    else:
+        yield Finding(Level.OK, subject, f"pulls from {some(mirror.registries)} go through 127.0.0.1:{mirror.port}")
+
+
+def _crio(crio: CrioFacts, store: StoreFacts) -> Iterator[Finding]:
+    if crio.problem:
+        yield Finding(Level.ERROR, "crio.conf", crio.problem, "correct the file; crio.conf(5)")
+    conf, below = crio.conf, crio.storage or StorageConf("")
+    if conf is None:
+        return
+    if conf.internal_repair:
+        what = "internal_repair is on: after a kill CRI-O takes containers of the store for damaged, and removes all it has"
+        yield Finding(Level.ERROR, conf.source, what, "internal_repair = false under [crio]")
+    else:
+        yield Finding(Level.OK, conf.source, "internal_repair is off")
+    path = str(store.image_store)
+    if path in map(_clean, (*below.image_stores, *conf.image_stores)):
+        yield Finding(Level.OK, conf.source, f"CRI-O's additional image stores include {path}")
+    else:
+        what = f"neither storage_option nor storage.conf names {path}: CRI-O does not know of als"
+        yield Finding(Level.ERROR, conf.source, what, f'storage_option = ["overlay.imagestore={path}", ...] under [crio]')
+    options = conf.mount_options or below.mount_options
+    if [option for option in options if option.startswith("metacopy=")][-1:] != ["metacopy=on"]:
+        what = f"CRI-O mounts with {','.join(options) or '(no options)'}, which lacks metacopy=on"
+        yield Finding(Level.ERROR, conf.source, what, 'storage_option = ["overlay.mountopt=nodev,metacopy=on", ...]')
 
 
 def _clean(path: str) -> str:

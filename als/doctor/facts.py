@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+from als.doctor.crioconf import CrioConf
 from als.doctor.storageconf import StorageConf
 from als.mount.features import Feature
 
@@ -48,6 +49,39 @@ class PodmanFacts:
     """None: no storage.conf, and podman did not say either."""
     storage_problem: str
     """Why storage.conf could not be understood; empty where it could."""
+    hiding: tuple[str, ...] = ()
+    """What makes podman read something else than the machine's own storage.conf: a variable, a file of root's."""
+    rootless: tuple[Path, ...] = ()
+    """Files of ordinary users that name our stores, which rootless podman cannot use."""
+    idmapped: bool = True
+    """Whether podman 4 takes the kernel's idmapped mounts for user namespaces, and not copies of the metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrioFacts:
+    """The CRI-O that is configured here."""
+
+    conf: CrioConf | None = None
+    """None: there is no configuration, so there is no CRI-O."""
+    storage: StorageConf | None = None
+    """The storage.conf that it reads; None: there is none."""
+    problem: str = ""
+    """Why its configuration could not be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorFacts:
+    """The registry mirror, and who is told to ask it."""
+
+    port: int
+    """0: it is switched off."""
+    listening: bool = False
+    registries: tuple[str, ...] = ()
+    """Prefixes of registries.conf that name it as their mirror."""
+    elsewhere: tuple[str, ...] = ()
+    """Prefixes with a mirror like ours on another port."""
+    problem: str = ""
+    """Why registries.conf could not be understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +94,8 @@ class StoreFacts:
     layer_store_mounted: bool
     image_store4: Path
     image_store4_answer: Answer
+    image_store: Path
+    image_store_answer: Answer
     erofs_mounts: int
     """EROFS mounts below the root."""
     mounts: int
@@ -83,3 +119,5 @@ class Facts:
     kernel: KernelFacts
     podman: PodmanFacts
     store: StoreFacts
+    mirror: MirrorFacts
+    crio: CrioFacts = CrioFacts()

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import queue
 import re
+import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from als.config import Config
-from als.doctor.facts import Answer, Facts, KernelFacts, PodmanFacts, StoreFacts
+from als.doctor.crioconf import read_crio_conf
+from als.doctor.facts import Answer, CrioFacts, Facts, KernelFacts, MirrorFacts, PodmanFacts, StoreFacts
+from als.doctor.mirrorconf import mirrored
 from als.doctor.storageconf import StorageConf, combine, parse_podman_info, read_storage_conf
 from als.errors import ConfigError
 from als.mount import features
 from als.mount.table import MountEntry, find_mount, mounts_below, read_mounts
 from als.native.refusal import Refusal, refusal
+from als.registry.conf import load_conf
+from als.registry.environment import Environment
 
 _ANSWER_SECONDS = 5.0
 _PODMAN_SECONDS = 30.0
+_NO_IDMAPPED = "overlay/idmapped-lower-dir-false"
+"""Below its run root, c/storage's note to itself (``drivers/overlay/overlay.go``) that the kernel has no idmapped mounts."""
 _DEFAULT_GRAPH_ROOT = Path("/var/lib/containers/storage")
 
 
 def gather(config: Config, environment: Mapping[str, str]) -> Facts:
     """Everything that the checks want to know; takes seconds at most, a minute where podman hangs."""
     mounts = read_mounts()
-    podman = podman_facts(environment)
+    podman = podman_facts(environment, config)
     return Facts(
         superuser=os.geteuid() == 0,
         kernel=kernel_facts(_existing(config.root), mounts),
         podman=podman,
         store=store_facts(config, podman.storage, mounts),
+        mirror=mirror_facts(config.mirror_port, environment),
+        crio=crio_facts(environment),
     )
 
 
@@ -53,8 +63,11 @@ def kernel_facts(directory: Path, mounts: tuple[MountEntry, ...]) -> KernelFacts
     )
 
 
-def podman_facts(environment: Mapping[str, str]) -> PodmanFacts:
-    """podman's version and storage settings, in its own words where it answers."""
+def podman_facts(environment: Mapping[str, str], config: Config | None = None) -> PodmanFacts:
+    """podman's version and storage settings, in its own words where it answers.
+
+    :param config: where given, the files of users are searched for its stores.
+    """
     version, problem = _podman_version(environment)
     told: StorageConf | None = None
     files: StorageConf | None = None
@@ -65,7 +78,67 @@ def podman_facts(environment: Mapping[str, str]) -> PodmanFacts:
         files = read_storage_conf(environment, drop_ins=version is not None and version[0] >= 6)
     except ConfigError as error:
         storage_problem = str(error)
-    return PodmanFacts(version, problem, combine(files, told), storage_problem)
+    storage = combine(files, told)
+    return PodmanFacts(
+        version,
+        problem,
+        storage,
+        storage_problem,
+        hiding=tuple(_hiding(environment)),
+        rootless=() if config is None else tuple(_rootless_files(config)),
+        idmapped=storage is None or not (Path(storage.run_root or "/run/containers/storage") / _NO_IDMAPPED).exists(),
+    )
+
+
+def _hiding(environment: Mapping[str, str]) -> Iterator[str]:
+    named = environment.get("CONTAINERS_STORAGE_CONF")
+    own = Path(environment.get("XDG_CONFIG_HOME") or "/nonexistent") / "containers" / "storage.conf"
+    if named:
+        yield f"CONTAINERS_STORAGE_CONF={named}"
+    elif own.is_file():
+        yield f"{own}"
+    yield from (f"{name}={environment[name]}" for name in ("STORAGE_OPTS", "STORAGE_DRIVER") if environment.get(name))
+
+
+def _rootless_files(config: Config) -> Iterator[Path]:
+    ours = {str(path) for path in (config.layer_store, config.image_store4, config.image_store)}
+    for user in pwd.getpwall():
+        path = Path(user.pw_dir) / ".config" / "containers" / "storage.conf"
+        try:
+            if user.pw_uid == 0 or not path.is_file():
+                continue
+            conf = read_storage_conf({"CONTAINERS_STORAGE_CONF": str(path)}, folders=())
+        except (OSError, ConfigError):
+            # Its owner's affair: podman of root does not read it.
+            continue
+        if conf is not None and ours & {entry.removesuffix(":ref") for entry in (*conf.layer_stores, *conf.image_stores)}:
+            yield path
+
+
+def crio_facts(environment: Mapping[str, str]) -> CrioFacts:
+    """CRI-O's settings, if it has a configuration."""
+    try:
+        conf = read_crio_conf(environment)
+        return CrioFacts() if conf is None else CrioFacts(conf, read_storage_conf(environment, drop_ins=True))
+    except ConfigError as error:
+        return CrioFacts(problem=str(error))
+
+
+def mirror_facts(port: int, environment: Mapping[str, str]) -> MirrorFacts:
+    """Whether the registry mirror listens, and which registries it is named for."""
+    if not port:
+        return MirrorFacts(port)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_SECONDS):
+            listening = True
+    except OSError:
+        listening = False
+    try:
+        home = Path(environment.get("HOME") or "/root")
+        here, elsewhere = mirrored(load_conf(Environment(environment, home, 0)), port)
+    except ConfigError as error:
+        return MirrorFacts(port, listening, problem=str(error))
+    return MirrorFacts(port, listening, here, elsewhere)
 
 
 def _podman_version(environment: Mapping[str, str]) -> tuple[tuple[int, ...] | None, str]:
@@ -130,6 +203,8 @@ def store_facts(config: Config, storage: StorageConf | None, mounts: tuple[Mount
         layer_store_mounted=find_mount(config.layer_store, mounts) is not None,
         image_store4=config.image_store4,
         image_store4_answer=answer_of(config.image_store4),
+        image_store=config.image_store,
+        image_store_answer=answer_of(config.image_store),
         erofs_mounts=sum(entry.fstype == "erofs" for entry in mounts_below(config.root, mounts)),
         mounts=len(mounts),
         mounts_limit=int(limit.read_text()) if limit.is_file() else 0,

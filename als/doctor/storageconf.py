@@ -70,7 +70,8 @@ def parse_podman_info(info: Mapping[str, object]) -> StorageConf:
     """
     where = "podman info"
     store = _table(info, "store", where)
-    options = {key.partition(".")[2]: value for key, value in _table(store, "graphOptions", where).items()}
+    # From 5.8 on most of them are named without the driver.
+    options = {key.rpartition(".")[2]: value for key, value in _table(store, "graphOptions", where).items()}
     program = options.get("mount_program", "")
     images = _strings(options, "additionalImageStores", where) or _as_tuple(_string(options, "imagestore", where))
     return StorageConf(

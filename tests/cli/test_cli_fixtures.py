@@ -112,7 +112,7 @@ def test_listings(als: AlsDaemon, fixtures_dir: Path) -> None:
     shown = als.json("inspect", image)
     assert shown["references"] == [image]
     assert [layer["diff_id"] for layer in shown["layers"]] == [layer["diff_id"] for layer in truth["layers"]]
-    assert all(layer["image_store"] for layer in shown["layers"])
+    assert all("is4" in layer["image_stores"] for layer in shown["layers"])
     layer = als.json("inspect", truth["layers"][0]["diff_id"])
     assert layer["format"] == "tar"
     assert layer["mounted"] == layer["chain_ids"] != []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from als.doctor.facts import Answer, Facts, KernelFacts, PodmanFacts, StoreFacts
+from als.doctor.facts import Answer, Facts, KernelFacts, MirrorFacts, PodmanFacts, StoreFacts
 from als.doctor.storageconf import StorageConf
 from als.mount.features import Feature
 
@@ -33,6 +33,8 @@ STORE = StoreFacts(
     layer_store_mounted=True,
     image_store4=Path("/var/lib/als/is4"),
     image_store4_answer=Answer.FINE,
+    image_store=Path("/var/lib/als/image-store"),
+    image_store_answer=Answer.FINE,
     erofs_mounts=12,
     mounts=60,
     mounts_limit=100000,
@@ -48,7 +50,14 @@ GOOD = Facts(
     kernel=kernel(),
     podman=PodmanFacts(version=(4, 3, 1), problem="", storage=GOOD_CONF, storage_problem=""),
     store=STORE,
+    mirror=MirrorFacts(port=4780, listening=True, registries=("docker.io", "quay.io")),
 )
+
+MODERN = replace(
+    GOOD,
+    podman=replace(GOOD.podman, version=(5, 8, 6), storage=replace(GOOD_CONF, image_stores=("/var/lib/als/image-store",))),
+)
+"""The same with podman 5, set up for it."""
 
 FRESH_DEBIAN = Facts(
     superuser=True,
@@ -59,7 +68,14 @@ FRESH_DEBIAN = Facts(
         storage=StorageConf(source="no storage.conf", driver="overlay", graph_root="/var/lib/containers/storage"),
         storage_problem="",
     ),
-    store=replace(STORE, layer_store_answer=Answer.MISSING, layer_store_mounted=False, image_store4_answer=Answer.MISSING),
+    store=replace(
+        STORE,
+        layer_store_answer=Answer.MISSING,
+        layer_store_mounted=False,
+        image_store4_answer=Answer.MISSING,
+        image_store_answer=Answer.MISSING,
+    ),
+    mirror=MirrorFacts(port=4780),
 )
 """Debian 12 with its own kernel (6.1) and podman, before als was ever started."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from als.doctor.checks import Finding, Level, diagnose, worst
 from als.doctor.facts import Answer, Facts, PodmanFacts
-from tests.doctor.machines import FRESH_DEBIAN, GOOD, GOOD_CONF, kernel, with_conf, with_store
+from tests.doctor.machines import FRESH_DEBIAN, GOOD, GOOD_CONF, MODERN, kernel, with_conf, with_store
 
 
 def bad(facts: Facts) -> list[Finding]:
@@ -21,7 +23,7 @@ def only(facts: Facts) -> Finding:
 
 
 def test_a_good_machine() -> None:
-    assert bad(GOOD) == []
+    assert bad(GOOD) == bad(MODERN) == []
     assert worst(diagnose(GOOD)) is Level.OK
     assert any("podman --root" in finding.what for finding in diagnose(GOOD))
 
@@ -69,7 +71,7 @@ def test_without_metacopy_it_is_an_error(options: tuple[str, ...]) -> None:
     finding = only(with_conf(mount_options=options))
     assert finding.level is Level.ERROR
     assert "zeros" in finding.what
-    assert finding.remedy.startswith('mountopt = "nodev,metacopy=on"')
+    assert finding.remedy.startswith('`als setup --apply`: mountopt = "nodev,metacopy=on"')
 
 
 @pytest.mark.parametrize(
@@ -93,24 +95,90 @@ def test_ours_may_be_one_of_several_stores() -> None:
     assert bad(with_conf(layer_stores=stores, image_stores=("/usr/lib/images", "/var/lib/als/is4/"))) == []
 
 
-@pytest.mark.parametrize(("version", "level"), [((4, 3, 1), Level.ERROR), ((4, 9, 4), Level.ERROR), ((5, 4, 2), Level.WARN)])
-def test_image_store_is_vital_to_podman_4(version: tuple[int, ...], level: Level) -> None:
+@pytest.mark.parametrize(
+    ("version", "store"), [((4, 3, 1), "is4"), ((4, 9, 4), "is4"), ((5, 4, 2), "image-store"), ((6, 0), "image-store")]
+)
+def test_each_podman_needs_its_image_store(version: tuple[int, ...], store: str) -> None:
     facts = with_conf(image_stores=())
     finding = only(replace(facts, podman=replace(facts.podman, version=version)))
-    assert finding.level is level
-    assert "/var/lib/als/is4" in finding.what
+    assert finding.level is Level.ERROR
+    assert f"does not name /var/lib/als/{store}" in finding.what
+    assert finding.remedy.startswith(f'`als setup --apply`: additionalimagestores = ["/var/lib/als/{store}"]')
+
+
+OLD, NEW = "/var/lib/als/is4", "/var/lib/als/image-store"
 
 
 @pytest.mark.parametrize(
-    ("version", "level"),
-    [((3, 4, 4), Level.ERROR), ((4, 3, 1), Level.OK), ((5, 4, 2), Level.OK), ((5, 5, 0), Level.WARN), ((6, 0, 0), Level.WARN)],
+    ("version", "stores", "found"),
+    [
+        ((4, 3, 1), (NEW,), [(Level.ERROR, "does not name"), (Level.ERROR, f"names {NEW}, whose layout")]),
+        ((4, 3, 1), (OLD, NEW), [(Level.ERROR, f"names {NEW}, whose layout")]),
+        ((5, 4, 2), (OLD,), [(Level.ERROR, "does not name"), (Level.ERROR, f"names {OLD}, whose layout")]),
+        ((5, 4, 2), (OLD, NEW + "/"), [(Level.WARN, f"names {OLD}, whose layout")]),
+    ],
+)
+def test_the_image_store_of_another_podman(
+    version: tuple[int, ...], stores: tuple[str, ...], found: list[tuple[Level, str]]
+) -> None:
+    facts = with_conf(image_stores=stores)
+    findings = bad(replace(facts, podman=replace(facts.podman, version=version)))
+    assert [finding.level for finding in findings] == [level for level, _ in found]
+    assert all(text in finding.what for finding, (_, text) in zip(findings, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [((3, 4, 4), Level.ERROR), ((4, 3, 1), Level.OK), ((5, 4, 2), Level.OK), ((5, 5, 0), Level.OK)]
 )
 def test_podman_versions(version: tuple[int, ...], level: Level) -> None:
-    assert worst(diagnose(replace(GOOD, podman=replace(GOOD.podman, version=version)))) is level
+    good = GOOD if version < (5,) else MODERN
+    assert worst(diagnose(replace(good, podman=replace(good.podman, version=version)))) is level
+
+
+def test_user_namespaces_of_podman_4() -> None:
+    (finding,) = [finding for finding in diagnose(GOOD) if finding.subject == "podman"]
+    assert "docs/podman4.md" in finding.what
+    (finding,) = [
+        finding
+        for finding in diagnose(replace(GOOD, podman=replace(GOOD.podman, idmapped=False)))
+        if finding.subject == "podman"
+    ]
+    assert finding.what == "version 4.3.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "what"),
+    [
+        ({"listening": False}, Level.WARN, "nobody listens"),
+        ({"registries": ()}, Level.WARN, "no registry"),
+        ({"elsewhere": ("docker.io",)}, Level.WARN, "another port than 4780 for docker.io"),
+        ({"problem": "x: not TOML"}, Level.ERROR, "not TOML"),
+    ],
+)
+def test_the_mirror(changes: dict[str, Any], level: Level, what: str) -> None:
+    mirror = replace(MODERN.mirror, **changes)
+    finding = only(replace(MODERN, mirror=mirror))
+    assert (finding.level, finding.subject) == (level, "registries.conf")
+    assert what in finding.what
+    # podman 4 has no use for it; a file that nobody understands is bad for everybody.
+    assert len(bad(replace(GOOD, mirror=mirror))) == (1 if mirror.problem else 0)
+
+
+def test_a_mirror_that_is_switched_off() -> None:
+    assert bad(replace(MODERN, mirror=replace(MODERN.mirror, port=0, listening=False, registries=()))) == []
+
+
+def test_what_hides_the_file() -> None:
+    podman = replace(
+        GOOD.podman, hiding=("STORAGE_OPTS=overlay.x=y",), rootless=(Path("/home/u/.config/containers/storage.conf"),)
+    )
+    first, second = bad(replace(GOOD, podman=podman))
+    assert "STORAGE_OPTS" in first.what
+    assert (second.subject, second.level) == ("/home/u/.config/containers/storage.conf", Level.WARN)
 
 
 def test_data_only_lowers_matter_to_podman_5() -> None:
-    facts = replace(GOOD, kernel=kernel("data_only_lowers"), podman=replace(GOOD.podman, version=(5, 4, 2)))
+    facts = replace(MODERN, kernel=kernel("data_only_lowers"))
     assert only(facts).subject == "data_only_lowers"
 
 
@@ -128,7 +196,7 @@ def test_a_storage_conf_that_is_not_understood() -> None:
 
 def test_no_storage_conf_at_all() -> None:
     finding = only(replace(GOOD, podman=replace(GOOD.podman, storage=None)))
-    assert "storage.conf.example" in finding.remedy
+    assert finding.remedy == "`als setup --apply`"
 
 
 def test_driver_and_mount_program() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pwd
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,10 +17,12 @@ from click.testing import CliRunner
 
 from als.cli.doctor import command
 from als.config import Config
-from als.doctor.facts import Answer
-from als.doctor.gather import answer_of, gather, podman_facts
+from als.doctor.facts import Answer, MirrorFacts
+from als.doctor.gather import answer_of, gather, mirror_facts, podman_facts
 from als.mount.unmounting import unmounting
 from als.native import mounts
+
+USERS = {"root": 0, "ours": 1000, "theirs": 1001, "broken": 1002, "without": 1003}
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def config(module_dir: Path) -> Config:
     root = Path(tempfile.mkdtemp(prefix="root-", dir=module_dir))
     (root / "store").mkdir()
     (root / "is4").mkdir()
-    return Config(root=root, run=root / "run")
+    return Config(root=root, run=root / "run", mirror_port=0)
 
 
 @pytest.fixture
@@ -141,3 +145,58 @@ def test_the_command_finds_a_dead_mount(config: Config, environment: dict[str, s
     errors = {line["subject"]: line for line in report if line["level"] == "error"}
     assert set(errors) == {str(config.layer_store), "podman"}
     assert "umount -l" in errors[str(config.layer_store)]["remedy"]
+
+
+def test_the_mirror_and_who_is_told_to_ask_it(tmp_path: Path) -> None:
+    conf = tmp_path / "registries.conf"
+    environment = {"CONTAINERS_REGISTRIES_CONF": str(conf), "CONTAINERS_REGISTRIES_CONF_DIR": str(tmp_path / "none")}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        conf.write_text(
+            f'[[registry]]\nlocation = "a.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}/a.io"\n'
+            '[[registry]]\nlocation = "b.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:9/b.io"\n'
+            '[[registry]]\nlocation = "c.io"\n[[registry.mirror]]\nlocation = "other.example/c.io"\n',
+            "utf-8",
+        )
+        assert mirror_facts(port, environment) == MirrorFacts(port, True, ("a.io",), ("b.io",))
+    assert mirror_facts(port, environment) == MirrorFacts(port, False, ("a.io",), ("b.io",))
+    assert mirror_facts(0, environment) == MirrorFacts(0)
+    conf.write_text("[[registry", "utf-8")
+    assert "not TOML" in mirror_facts(port, environment).problem
+
+
+def test_what_hides_the_file_of_the_machine(environment: dict[str, str], tmp_path: Path) -> None:
+    (named,) = podman_facts(environment).hiding
+    assert named.startswith("CONTAINERS_STORAGE_CONF=")
+    plain = {"PATH": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    assert podman_facts(plain).hiding == ()
+    own = tmp_path / "containers" / "storage.conf"
+    own.parent.mkdir()
+    own.write_text("[storage]\n", "utf-8")
+    assert podman_facts({**plain, "STORAGE_OPTS": "overlay.size=1G"}).hiding == (str(own), "STORAGE_OPTS=overlay.size=1G")
+
+
+def test_podman_4_notes_whether_it_maps_by_the_kernel(config: Config, environment: dict[str, str]) -> None:
+    without = {**environment, "PATH": str(config.root)}
+    assert podman_facts(without).idmapped
+    note = config.root / "runroot" / "overlay" / "idmapped-lower-dir-false"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    assert not podman_facts(without).idmapped
+
+
+def test_users_who_name_our_stores(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [pwd.struct_passwd((name, "x", uid, uid, "", str(tmp_path / name), "")) for name, uid in USERS.items()]
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
+    texts = {
+        "root": f'[storage.options]\nadditionalimagestores = ["{config.image_store4}"]\n',
+        "ours": f'[storage.options]\nadditionallayerstores = ["{config.layer_store}:ref"]\n',
+        "theirs": '[storage.options]\nadditionalimagestores = ["/srv"]\n',
+        "broken": "[storage",
+    }
+    for name, text in texts.items():
+        folder = tmp_path / name / ".config" / "containers"
+        folder.mkdir(parents=True)
+        (folder / "storage.conf").write_text(text, "utf-8")
+    facts = podman_facts({"PATH": str(tmp_path)}, config)
+    assert facts.rootless == (tmp_path / "ours" / ".config" / "containers" / "storage.conf",)

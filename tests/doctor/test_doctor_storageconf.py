@@ -77,6 +77,18 @@ def test_podman_5_info() -> None:
     assert (conf.image_stores, conf.mount_program) == (("/a", "/b"), "/usr/bin/fuse-overlayfs")
 
 
+def test_podman_5_8_info() -> None:
+    options = {
+        "additionalImageStores": ["/a", "/b"],
+        "additionallayerstore": "/s:ref",
+        "imagestore": "/b",
+        "overlay.mountopt": "nodev,metacopy=on",
+    }
+    conf = parse_podman_info({"store": {"graphOptions": options}})
+    assert (conf.image_stores, conf.layer_stores) == (("/a", "/b"), ("/s:ref",))
+    assert conf.mount_options == ("nodev", "metacopy=on")
+
+
 def test_podman_without_options() -> None:
     conf = parse_podman_info({"store": {"graphDriverName": "overlay", "graphOptions": None, "graphRoot": "/g"}})
     assert conf == StorageConf(source="podman info", driver="overlay", graph_root="/g")
