@@ -1,11 +1,12 @@
 # als: everything a newcomer needs. Each target installs what is missing first; run them as root (sudo make demo).
-.PHONY: help setup demo test lint bench soak fuzz clean
+.PHONY: help setup demo test compat lint bench soak fuzz clean
 
 PYTHON := .venv/bin/python
 
 help:
 	@echo "make demo    two images through the store, with real podman; ends with a table"
 	@echo "make test    every test (as root: mounts, podman); ARGS='-k tar -x' goes to pytest"
+	@echo "make compat  every client, kind of image and operation; writes the tables of docs/compatibility.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
 	@echo "make soak    gc in a loop beside pulls and runs of overlapping images; SECONDS=300, ARGS='--seed N'"
@@ -20,6 +21,9 @@ demo: setup
 
 test: setup
 	@$(PYTHON) -m pytest $(ARGS)
+
+compat: setup
+	@ALS_COMPAT_WRITE=1 $(PYTHON) -m pytest tests/compat $(ARGS)
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -19,9 +19,11 @@ class AlsDaemon:
     """``als serve`` on ROOT = base/a, RUN = base/run; a context manager that starts it and leaves nothing mounted.
 
     The names are short on purpose: with podman 4 an image's lower directories must fit into one page (design of overlay).
+
+    :param mirror_port: of its registry mirror; 0: it has none. Never the default port, which other daemons may have.
     """
 
-    def __init__(self, base: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, base: Path, environment: Mapping[str, str] | None = None, mirror_port: int = 0) -> None:
         self.root = base / "a"
         self.run = base / "run"
         self.log = base / "als.log"
@@ -30,6 +32,8 @@ class AlsDaemon:
         self._process: subprocess.Popen[bytes] | None = None
         for folder in (base, self.root, self.run):
             folder.mkdir(parents=True, exist_ok=True)
+        self._configuration = base / "als.toml"
+        self._configuration.write_text(f"mirror_port = {mirror_port}\n", "ascii")
 
     @property
     def layer_store(self) -> str:
@@ -42,13 +46,18 @@ class AlsDaemon:
         return self.root / "is4"
 
     @property
+    def composefs_store(self) -> Path:
+        """The one in the layout for podman 5 and later and CRI-O."""
+        return self.root / "image-store"
+
+    @property
     def pid(self) -> int:
         """The daemon's process ID; it must be running."""
         assert self._process is not None
         return self._process.pid
 
     def _command(self, *arguments: str | Path) -> list[str]:
-        where = ["--root", str(self.root), "--run", str(self.run)]
+        where = ["--config", str(self._configuration), "--root", str(self.root), "--run", str(self.run)]
         return [sys.executable, "-m", "als", *where, *(str(argument) for argument in arguments)]
 
     def cli(self, *arguments: str | Path, status: int | None = 0, deadline: float = 300) -> Completed:

@@ -58,7 +58,9 @@ class GatedRegistry:
             return
         data = self._layout.blob(digest).read_bytes()
         request.send_response(200)
-        request.send_header("Content-Type", MANIFEST if kind.endswith("/manifests") else "application/octet-stream")
+        is_manifest = kind.endswith("/manifests")
+        media_type = json.loads(data).get("mediaType", MANIFEST) if is_manifest else "application/octet-stream"
+        request.send_header("Content-Type", media_type)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         gate = self._gates.get(digest)

@@ -11,7 +11,7 @@ import io
 import json
 import platform
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from isal import igzip
 
 MEDIA = "application/vnd.oci.image"
 MANIFEST = f"{MEDIA}.manifest.v1+json"
+INDEX = f"{MEDIA}.index.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 EPOCH = 1_700_000_000
@@ -142,7 +143,7 @@ class Layout:
             self._write_index([])
 
     def _write_index(self, manifests: list[dict[str, Any]]) -> None:
-        document = {"schemaVersion": 2, "mediaType": f"{MEDIA}.index.v1+json", "manifests": manifests}
+        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
         self._index.write_text(json.dumps(document), "utf-8")
 
     def name(self, tag: str) -> str:
@@ -181,14 +182,17 @@ class Layout:
         staging.rename(self.blob(blob.digest))
         return LayerBlob(blob.digest, blob.size, plain.digest, f"{MEDIA}.layer.v1.tar{SUFFIX[compression]}")
 
-    def add_image(self, tag: str, layers: Sequence[LayerBlob], config: dict[str, Any] | None = None) -> Image:
+    def add_image(
+        self, tag: str, layers: Sequence[LayerBlob], config: dict[str, Any] | None = None, architecture: str = ""
+    ) -> Image:
         """Store config and manifest of an image and list it under `tag`.
 
         :param config: the config's ``config`` object (Cmd, Env, ...).
+        :param architecture: as Go names it; by default this machine's.
         """
         document = {
             "created": "2023-11-14T22:13:20Z",
-            "architecture": ARCHITECTURE.get(platform.machine(), platform.machine()),
+            "architecture": architecture or ARCHITECTURE.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": {"Env": ["PATH=/usr/bin:/bin:/usr/sbin:/sbin"], "Cmd": ["/bin/sh"], **(config or {})},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
@@ -202,10 +206,29 @@ class Layout:
             "layers": [layer.descriptor() for layer in layers],
         }
         digest, size = self.add_blob(json.dumps(manifest).encode())
-        entry = {"mediaType": MANIFEST, "digest": digest, "size": size, "annotations": {REF_NAME: tag}}
+        self._list(tag, MANIFEST, digest, size)
+        return Image(digest, size, tuple(layers))
+
+    def add_index(self, tag: str, images: Mapping[str, Image]) -> str:
+        """Store an index of images by architecture, list it under `tag`, and return its digest."""
+        manifests = [
+            {
+                "mediaType": MANIFEST,
+                "digest": image.digest,
+                "size": image.size,
+                "platform": {"architecture": architecture, "os": "linux"},
+            }
+            for architecture, image in images.items()
+        ]
+        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+        digest, size = self.add_blob(json.dumps(document).encode())
+        self._list(tag, INDEX, digest, size)
+        return digest
+
+    def _list(self, tag: str, media_type: str, digest: str, size: int) -> None:
+        entry = {"mediaType": media_type, "digest": digest, "size": size, "annotations": {REF_NAME: tag}}
         others = [e for e in json.loads(self._index.read_bytes())["manifests"] if e.get("annotations", {}).get(REF_NAME) != tag]
         self._write_index([*others, entry])
-        return Image(digest, size, tuple(layers))
 
 
 _igzip_file: Callable[..., AbstractContextManager[Sink]] = igzip.IGzipFile

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from als.registry.mirrored import location_for
 from tests.harness.system import Completed, MountNamespace, cgroups_usable, processes_below, run, unmount_below
 
 WITHOUT_CGROUPS = """\
@@ -25,6 +26,10 @@ WITHOUT_CGROUPS = """\
 cgroups = "disabled"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 """
+
+SUBORDINATE = "daemon"
+"""Whose subordinate IDs ``--userns=auto`` takes: a user that every machine has. podman 5.8 finds none of its default's, for
+`containers` is no user."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Binaries:
             result[name] = path
         return result
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Podman's version, such as (4, 3, 1)."""
+        words = run(self.podman, "--version").stdout.decode().split()
+        return tuple(int(part) for part in re.findall(r"\d+", words[-1])[:3])
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -61,6 +72,19 @@ class Storage:
     metacopy: bool = True
     insecure: tuple[str, ...] = ()
     """Registries (host:port) that are reached by plain HTTP."""
+    mirror_port: int = 0
+    """Where als mirrors those registries; 0: nowhere."""
+
+
+def insecure_registries(hosts: Sequence[str], mirror_port: int = 0) -> str:
+    """The blocks of registries.conf for registries that are reached by plain HTTP, and mirrored by als if a port is given."""
+    blocks = []
+    for host in hosts:
+        blocks.append(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+        if mirror_port:
+            location = location_for(host, mirror_port)
+            blocks.append(f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n')
+    return "".join(blocks)
 
 
 def _quoted(values: Sequence[object]) -> str:
@@ -76,6 +100,7 @@ class Podman:
         self.graph_root = base / "g"
         self.run_root = base / "r"
         binaries = binaries or Binaries()
+        self.version = binaries.version
         self._binary, self._crun, self._conmon = binaries.paths().values()
         self._helpers = [binaries.helpers] if binaries.helpers else []
         self._namespace: MountNamespace | None = None
@@ -89,13 +114,13 @@ class Podman:
         (self.base / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{self.graph_root}"\nrunroot = "{self.run_root}"\n'
             f"[storage.options]\nadditionalimagestores = {_quoted(self.storage.image_stores)}\n"
-            f"additionallayerstores = {_quoted(self.storage.layer_stores)}\n"
+            f'additionallayerstores = {_quoted(self.storage.layer_stores)}\nroot-auto-userns-user = "{SUBORDINATE}"\n'
             f'[storage.options.overlay]\nmountopt = "{mountopt}"\n',
             "utf-8",
         )
         (self.base / "registries.conf").write_text(
             'unqualified-search-registries = []\nshort-name-mode = "permissive"\n'
-            + "".join(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n' for host in self.storage.insecure),
+            + insecure_registries(self.storage.insecure, self.storage.mirror_port),
             "utf-8",
         )
         (self.base / "containers.conf").write_text(
@@ -127,11 +152,17 @@ class Podman:
     def inside(self, *words: str | Path) -> list[str]:
         """The command line that runs `words` where this podman's mounts are seen."""
         command = [str(word) for word in words]
-        if not self._sandboxed:
-            return command
+        if self._namespace is None and self._sandboxed:
+            self._namespace = MountNamespace()
+        return self._namespace.command(*command) if self._namespace is not None else command
+
+    def give_subordinate_ids(self, first: int, count: int) -> None:
+        """Let ``--userns=auto`` take IDs from a range. The machine's own /etc/subuid and subgid stay as they are."""
         if self._namespace is None:
             self._namespace = MountNamespace()
-        return self._namespace.command(*command)
+        for name in ("subuid", "subgid"):
+            (self.base / name).write_text(f"{SUBORDINATE}:{first}:{count}\n", "ascii")
+            run(*self._namespace.command("mount", "--bind", str(self.base / name), f"/etc/{name}"))
 
     def __call__(self, *arguments: str | Path, deadline: float = 120, status: int | None = 0, data: bytes = b"") -> Completed:
         """``podman ARGUMENTS``.
@@ -150,12 +181,6 @@ class Podman:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The client's version, such as (4, 3, 1)."""
-        words = run(self._binary, "--version").stdout.decode().split()
-        return tuple(int(part) for part in re.findall(r"\d+", words[-1])[:3])
 
     def text(self, *arguments: str | Path, deadline: float = 120) -> str:
         """Standard output of ``podman ARGUMENTS``, without the line end."""
@@ -200,10 +225,19 @@ class Podman:
         path = self.graph_root / "overlay-layers" / "layers.json"
         return list(json.loads(path.read_bytes())) if path.exists() else []
 
+    def reboot(self) -> None:
+        """What a reboot leaves: the graph root. All processes and mounts are gone, and what lay in the run root."""
+        self._end()
+        for folder in (self.run_root, self.base / "t"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """Remove every container, end what runs, unmount what is mounted. The files stay."""
         if self.graph_root.exists():
             self("rm", "-fa", "-t", "0", status=None, deadline=60)
+        self._end()
+
+    def _end(self) -> None:
         for pid in processes_below(self.base):
             run("kill", "-9", str(pid), status=None)
         if self._namespace is not None:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness.als import AlsDaemon
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
+from tests.harness.system import free_port
 
 
 class Stack:
-    """A daemon and a podman that uses it both as layer store and as image store, below `base`, which should be short."""
+    """A daemon and a podman that uses all its faces, below `base`, which should be short."""
 
-    def __init__(self, base: Path, registry: RegistryServer, binaries: Binaries | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        registry: RegistryServer,
+        binaries: Binaries | None = None,
+        insecure: Sequence[str] = (),
+        mirror: bool = True,
+    ) -> None:
+        """
+        :param insecure: further registries that are reached by plain HTTP.
+        :param mirror: whether a podman that has use for it knows the registry mirror. podman 4 has not.
+        """
         self.registry = registry
-        self.als = AlsDaemon(base)
-        storage = Storage((self.als.layer_store,), (self.als.image_store,), insecure=(registry.address,))
-        self.podman = Podman(base / "p", storage, binaries)
+        binaries = binaries or Binaries()
+        modern = binaries.version >= (5,)
+        port = free_port() if modern and mirror else 0
+        self.als = AlsDaemon(base, mirror_port=port)
+        image_store = self.als.composefs_store if modern else self.als.image_store
+        hosts = (registry.address, *insecure)
+        self.podman = Podman(
+            base / "p", Storage((self.als.layer_store,), (image_store,), insecure=hosts, mirror_port=port), binaries
+        )
         self.als.environment.update(self.podman.environment)
 
     def __enter__(self) -> Stack:
@@ -33,11 +52,9 @@ class Stack:
     def pull(self, reference: str, deadline: float = 600) -> None:
         """``podman pull`` through the store.
 
-        podman 5 asks a layer store only for layers with a table of contents; for plain ones ``als pull`` comes first there,
-        and podman then finds them in the image store.
+        podman 4 asks the layer store for each layer. Later ones do so only for layers with a table of contents; for others it
+        is the registry mirror that has them published.
         """
-        if self.podman.version >= (5,):
-            self.als.cli("pull", "-q", reference, deadline=deadline)
         self.podman.pull(reference, deadline=deadline)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -151,6 +152,13 @@ def stop_process(process: subprocess.Popen[bytes], deadline: float = 20, first: 
         except subprocess.TimeoutExpired:
             process.kill()
     return process.wait(10)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 _ENTER = """

@@ -1,0 +1,1 @@
+"""Each client, each kind of image, each operation: what works, and what happens instead (docs/compatibility.md)."""
