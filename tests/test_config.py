@@ -23,8 +23,11 @@ def test_defaults() -> None:
 
 
 def test_every_setting() -> None:
-    text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]'
-    assert parse_config(text) == Config(Path("/a"), Path("/b"), "nobody", 2.5, 3, "debug", (Path("/c"),))
+    text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]\n'
+    text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]'
+    assert parse_config(text) == Config(
+        Path("/a"), Path("/b"), "nobody", 2.5, 3, "debug", (Path("/c"),), ("composefs",), 1, ("a", "5")
+    )
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 
 
@@ -55,6 +58,12 @@ def test_the_packaged_file_shows_the_defaults() -> None:
         ("max_workers = -1", "between 0 and 1024"),
         ("max_workers = 1.5", "max_workers"),
         ("log_level = 'loud'", "none of debug, info"),
+        ("mirror_port = 65536", "between 0 and 65535"),
+        ("mirror_port = true", "mirror_port: True"),
+        ("mirror_users = 'root'", "mirror_users: 'root'"),
+        ("mirror_users = ['']", "not a list of users"),
+        ("mirror_users = [-1]", "not a list of users"),
+        ("mirror_users = [true]", "not a list of users"),
         ("root = ", "not TOML"),
     ],
 )
@@ -92,3 +101,9 @@ def test_worker_ids() -> None:
     for root in ("root", "0"):
         with pytest.raises(ConfigError, match="must not run as root"):
             Config(worker_user=root).worker_ids()
+
+
+def test_users_of_the_mirror() -> None:
+    assert parse_config("mirror_users = ['root', 12345]").mirror_ids() == frozenset({0, 12345})
+    with pytest.raises(ConfigError, match="no such user"):
+        parse_config("mirror_users = ['nobody-of-that-name']").mirror_ids()

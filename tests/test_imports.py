@@ -25,11 +25,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mount": PARTS - {"formats", "registry"},
     "worker": PARTS,
     "fetch": PARTS | {"worker"},
+    "lazy": PARTS | {"worker", "fetch"},
     "imagestore": PURE | {"native", "store", "erofs", "mount"},
     "service": PARTS | {"config", "mount", "fetch", "worker", "imagestore", "doctor"},
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
+    "setup": PURE | {"config", "doctor", "native", "registry", "store"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
-    "mirror": PURE | {"registry", "service"},
+    "mirror": PURE | {"registry", "store", "worker", "service"},
 }
 """Per part, the parts it may import beside itself."""
 

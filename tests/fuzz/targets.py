@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
+import re
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from als.config import parse_config as parse_als_toml
+from als.doctor.crioconf import parse_crio_conf
 from als.doctor.storageconf import parse_storage_conf
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, BadReference, ConfigError, RegistryDenied, RegistryError, StoreDamaged, WorkerError
+from als.fetch.assembler import Assembler
 from als.formats.base import Begin, Payload
 from als.formats.codecs import Compression, decompressor, identify
 from als.formats.tar.parser import TarParser
@@ -23,7 +28,7 @@ from als.fuse import nodes
 from als.imagestore.records import format_entries, parse_entries
 from als.model.builder import TreeBuilder
 from als.model.entry import EntryType
-from als.model.limits import Limits
+from als.model.forest import forest_path
 from als.model.manifest import Index, choose, layer_compression, parse_config, parse_manifest, toc_digest
 from als.model.platform import Platform
 from als.model.reference import parse_reference
@@ -37,32 +42,22 @@ from als.registry.conf import parse_conf
 from als.registry.layout import locate, parse_index
 from als.registry.retry import parse_retry_after
 from als.registry.token import parse_token
-from als.store.recipe import read_recipe
-from als.worker.frames import FrameReader, pack_entry, unpack_entry, unpack_error
+from als.setup.clients import Wanted
+from als.setup.edits import perform, revert
+from als.setup.registriesconf import Hosts, registries_edits
+from als.setup.storageconf import storage_edits
+from als.store.layers import Staging
+from als.store.layout import Layout
+from als.store.recipe import RecipeWriter, read_recipe
+from als.worker.frames import END, RUN, FrameReader, unpack_error
+from als.worker.runs import pack_entry, unpack_run
 from tests.erofs.trees import describe
 from tests.fuzz.driver import Target
+from tests.fuzz.inputs import DOCUMENT, LIMITS, WHITEOUTS, pieces
+from tests.fuzz.lazytargets import lazy_targets
 
-LIMITS = Limits(
-    entries=2000,
-    depth=200,
-    header_bytes=1 << 15,
-    layer_bytes=4 << 20,
-    file_bytes=4 << 20,
-    metadata_bytes=1 << 20,
-    expansion=200,
-    expansion_floor=1 << 20,
-)
 PLATFORM = Platform("linux", "amd64")
 BLOCK = 512
-
-
-def pieces(data: bytes) -> Iterator[bytes]:
-    """The data in two or more pieces, cut where the data themselves say."""
-    source = random.Random(data[:64])
-    while data:
-        cut = source.choice((1, 100, 512, 5000, len(data)))
-        yield data[:cut]
-        data = data[cut:]
 
 
 def tar(data: bytes) -> None:
@@ -99,6 +94,12 @@ def repair_tar(data: bytes) -> bytes:
     return bytes(fixed)
 
 
+def repair_frames(data: bytes) -> bytes:
+    """Let each RUN frame say how long it is, as far as the next one can be told from its content; and an END follow."""
+    frames = re.split(rb"(?s)R.{3}\0(?=.{3}\0)", data[: 1 << 14])
+    return b"".join(struct.pack("<BI", RUN, len(body)) + body for body in frames if body) + struct.pack("<BI", END, 2) + b"{}"
+
+
 def _decompress(kind: Compression, data: bytes) -> int:
     codec = decompressor(kind, LIMITS)
     size = 0
@@ -131,20 +132,43 @@ def erofs(data: bytes) -> None:
     sum(1 for _ in tree.walk())
 
 
-def entry(data: bytes) -> None:
-    found = unpack_entry(memoryview(data))
-    assert unpack_entry(memoryview(pack_entry(found))) == found
+def run(data: bytes) -> None:
+    entries, stream = unpack_run(memoryview(data))
+    index = b"".join(pack_entry(position, found) for position, found in entries)
+    assert unpack_run(memoryview(struct.pack("<I", len(index)) + index + bytes(stream))) == (entries, stream)
 
 
 def frames(data: bytes) -> None:
+    for _, body in frames_of(data):
+        bytes(body)
+
+
+def frames_of(data: bytes) -> Iterator[tuple[int, memoryview]]:
     read_end, write_end = os.pipe()
     try:
         with os.fdopen(write_end, "wb") as out:
             out.write(data[: 1 << 15])
-        for _, body in FrameReader(read_end, lambda: None).frames():
-            bytes(body)
+        yield from FrameReader(read_end, lambda: None, kept=2).frames()
     finally:
         os.close(read_end)
+
+
+def layer(data: bytes) -> None:
+    """What the privileged side makes of all that a parse worker may say: every object has the name of its content."""
+    with TemporaryDirectory() as folder:
+        staging = Staging(Layout(Path(folder)), Path(folder, "staging"))
+        assembler = Assembler(staging, RecipeWriter(BytesIO()), LIMITS, "layer")
+        try:
+            for kind, body in frames_of(data):
+                assembler.take(kind, body)
+            tree = assembler.finish()
+        finally:
+            assembler.abandon()
+        assert assembler.stream_size <= LIMITS.layer_bytes
+        for name, (_, size) in tree.contents().items():
+            content = (staging.path / "diff1" / forest_path(name)).read_bytes()
+            assert (sha256(content).digest(), len(content)) == (name, size)
+        write_image(tree, BytesIO(), LAYER)
 
 
 def worker_error(data: bytes) -> None:
@@ -208,8 +232,30 @@ def als_toml(data: bytes) -> None:
     parse_als_toml(text_of(data))
 
 
+def crio_conf(data: bytes) -> None:
+    conf = parse_crio_conf(text_of(data), "file")
+    assert len(conf.mount_options) + len(conf.image_stores) <= len(data)
+
+
 def storage_conf(data: bytes) -> None:
     parse_storage_conf(text_of(data), "file")
+
+
+def setup_storage(data: bytes) -> None:
+    """What `als setup` makes of a storage.conf: nothing is left to do afterwards, and it can be taken back."""
+    lines = Wanted("/var/lib/als/store:ref", "/var/lib/als/is4", ("/var/lib/als/image-store",), 0, False)
+    edits = storage_edits(data, "file", lines, "overlay")
+    after = perform(data, edits, "file")
+    assert storage_edits(after, "file", lines, "overlay") == []
+    revert(after, edits, "file")
+
+
+def setup_registries(data: bytes) -> None:
+    path, drop_in = Path("/etc/containers/registries.conf"), Path("/etc/containers/registries.conf.d/als.conf")
+    edits = registries_edits([(path, data)], drop_in, 4780, Hosts(found=("docker.io", "quay.io"))).edits.get(path, ())
+    after = perform(data, edits, "file")
+    assert path not in registries_edits([(path, after)], drop_in, 4780, Hosts(found=("docker.io", "quay.io"))).edits
+    revert(after, edits, "file")
 
 
 def mountinfo(data: bytes) -> None:
@@ -265,7 +311,6 @@ def lookup(data: bytes) -> None:
 
 
 def _targets() -> Iterable[Target]:
-    document = (b'"', b"{}", b"[]", b"[" * 5000, b'{"a":' * 3000, b"null", b"1e999", b"-1", b"\\ud800", b"9" * 5000, b"sha256:")
     toml = (
         b"[[",
         b"]]",
@@ -280,28 +325,32 @@ def _targets() -> Iterable[Target]:
         b"\\u0000",
     )
     pax = (b"path=", b"size=", b"GNU.sparse.map=", b"SCHILY.xattr.trusted.overlay.", b"12 path=../x\n", b"ustar\000", b"../")
-    whiteouts = (b".wh.", b".wh..wh..opq", b".als", b"/", b"x" * 300)
-    yield Target("tar", tar, (AlsError,), (*pax, *whiteouts, bytes(BLOCK)), repair_tar)
+    yield Target("tar", tar, (AlsError,), (*pax, *WHITEOUTS, bytes(BLOCK)), repair_tar)
     yield Target("gzip", gzip, (BadImage,), (b"\x1f\x8b\x08", b"\x03\0"))
     yield Target("zstd", zstd, (BadImage,), (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"))
     yield Target("plain", plain, (BadImage,))
+    yield from lazy_targets()
     yield Target("erofs", erofs, (StoreDamaged,))
-    yield Target("entry", entry, (WorkerError,))
-    yield Target("frames", frames, (AlsError,), (b"E", b"Z", b"S\0\0\0\0"))
-    yield Target("worker-error", worker_error, (WorkerError,), document)
-    yield Target("manifest", manifest, (AlsError,), document)
-    yield Target("config", config, (BadImage,), document)
-    yield Target("index", index, (AlsError,), document)
+    yield Target("run", run, (WorkerError,))
+    yield Target("frames", frames, (AlsError,), (b"E", b"Z", b"R\0\0\0\0"))
+    yield Target("layer", layer, (AlsError,), (b"Z\2\0\0\0{}", *WHITEOUTS), repair_frames)
+    yield Target("worker-error", worker_error, (WorkerError,), DOCUMENT)
+    yield Target("manifest", manifest, (AlsError,), DOCUMENT)
+    yield Target("config", config, (BadImage,), DOCUMENT)
+    yield Target("index", index, (AlsError,), DOCUMENT)
     yield Target("reference", reference, (BadReference,), (b"@sha256:", b":", b"/", b"oci:", b"[::1]", b"..", b"docker.io/"))
     yield Target("registries-conf", registries_conf, (ConfigError,), toml)
-    yield Target("auth", auth, (ConfigError,), (*document, b"Og==", b"identitytoken"))
+    yield Target("auth", auth, (ConfigError,), (*DOCUMENT, b"Og==", b"identitytoken"))
     yield Target("als-toml", als_toml, (ConfigError,), toml)
+    yield Target("crio-conf", crio_conf, (ConfigError,), toml)
     yield Target("storage-conf", storage_conf, (ConfigError,), toml)
+    yield Target("setup-storage", setup_storage, (ConfigError,), (*toml, b"additionalimagestores", b"overlay", b"mountopt"))
+    yield Target("setup-registries", setup_registries, (ConfigError,), (*toml, b"docker.io", b"mirror", b"location"))
     yield Target("mountinfo", mountinfo, (ValueError,), (b" - ", b"\\040", b"\\777", b"\n", b"0:0"))
-    yield Target("archive", archive, (AlsError,), (*pax, *document, bytes(BLOCK)), repair_tar)
+    yield Target("archive", archive, (AlsError,), (*pax, *DOCUMENT, bytes(BLOCK)), repair_tar)
     yield Target("recipe", recipe, (StoreDamaged,), (b"ALSRCP1\n", b"\x28\xb5\x2f\xfd"))
-    yield Target("layers-json", layers_json, (StoreDamaged,), document)
-    yield Target("http", http, (RegistryError,), (*document, b"Bearer realm=", b"bytes 0-1/2", b",", b'="'))
+    yield Target("layers-json", layers_json, (StoreDamaged,), DOCUMENT)
+    yield Target("http", http, (RegistryError,), (*DOCUMENT, b"Bearer realm=", b"bytes 0-1/2", b",", b'="'))
     yield Target("lookup", lookup, (BadReference,), (b"=", b"\n", b"sha256:", b"/"))
 
 

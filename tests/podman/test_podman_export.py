@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
+from tests.harness.archives import diff_ids_of_archive, pushed_diff_ids
 from tests.harness.images import ImageFactory
 from tests.harness.ocilayout import TarBuilder
 from tests.harness.stack import Stack
-from tests.harness.system import run
 from tests.podman.conftest import Push
 
 
@@ -27,34 +21,6 @@ def awkward() -> list[bytes]:
     first.symlink("d/s", "../" + "t" * 150).file("long/" + "n" * 200, b"implicit parent")
     second = TarBuilder().opaque("d").file("d/new", b"new\n" * 5000).whiteout("etc/group").build() + b"\0" * 10240
     return [first.build(), second]
-
-
-def diff_ids_of_archive(path: Path) -> list[str]:
-    """The sha256 of each uncompressed layer in an OCI or docker archive, bottom first."""
-    with tarfile.open(path) as archive:
-        files: dict[str, bytes] = {}
-        for member in archive:
-            stream = archive.extractfile(member) if member.isreg() else None
-            if stream is not None:
-                files[member.name] = stream.read()
-    if "index.json" in files:
-        manifest = _blob(files, json.loads(files["index.json"])["manifests"][0]["digest"])
-        layers = [files["blobs/sha256/" + layer["digest"].removeprefix("sha256:")] for layer in json.loads(manifest)["layers"]]
-    else:
-        layers = [files[name] for name in json.loads(files["manifest.json"])[0]["Layers"]]
-    return [f"sha256:{hashlib.sha256(_inflated(layer)).hexdigest()}" for layer in layers]
-
-
-def _blob(files: dict[str, bytes], digest: str) -> bytes:
-    return files["blobs/sha256/" + digest.removeprefix("sha256:")]
-
-
-def _inflated(layer: bytes) -> bytes:
-    if layer.startswith(b"\x1f\x8b"):
-        return gzip.decompress(layer)
-    if layer.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(layer)).read()
-    return layer
 
 
 @pytest.fixture(scope="module", params=["gzip", "zstd", "none"])
@@ -77,25 +43,12 @@ def test_save(stack: Stack, pulled: str) -> None:
         archive.unlink()
 
 
-def pushed_layers(reference: str, folder: Path) -> list[str]:
-    run(
-        "skopeo",
-        "--insecure-policy",
-        "copy",
-        "-q",
-        "--src-tls-verify=false",
-        f"docker://{reference}",
-        f"oci-archive:{folder}/back.tar",
-    )
-    return diff_ids_of_archive(folder / "back.tar")
-
-
 def test_push(stack: Stack, pulled: str, tmp_path: Path) -> None:
     expected = stack.podman.layers(pulled)
     # A repository of another registry path, so that podman cannot simply mount the blobs it knows to be there.
     target = pulled.replace("/export", "/elsewhere/export")
     stack.podman("push", "-q", "--compression-format", "gzip", pulled, target)
-    assert pushed_layers(target, tmp_path) == expected
+    assert pushed_diff_ids(target, tmp_path) == expected
 
 
 def test_push_of_a_commit_on_top(stack: Stack, pulled: str, tmp_path: Path) -> None:
@@ -108,4 +61,4 @@ def test_push_of_a_commit_on_top(stack: Stack, pulled: str, tmp_path: Path) -> N
     target = pulled.replace("/export", "/committed/export")
     podman("push", "-q", "localhost/top:1", target)
     podman("rmi", "localhost/top:1")
-    assert pushed_layers(target, tmp_path) == expected
+    assert pushed_diff_ids(target, tmp_path) == expected
