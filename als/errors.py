@@ -100,5 +100,9 @@ class WorkerError(AlsError):
     """An unprivileged worker died, hung, or broke the protocol."""
 
 
+class Abandoned(AlsError):
+    """Nobody waits for the result any more, so it was not brought to an end."""
+
+
 class DeadlineExceeded(AlsError):
     """Something did not happen in the time it was given."""

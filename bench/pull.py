@@ -1,5 +1,8 @@
 """``python -m bench.pull``: ``als pull`` beside podman's own pull into plain overlay storage, from one local registry.
 
+``als pull`` as users have it, with the daemon running, which does the work; and by itself (``--local``), where Python and all
+modules are loaded first.
+
 Every pull goes into a new, empty store. The stores are removed at the end only: a file system that has just removed thousands
 of files may take several times as long to make new ones (ext4 without a journal does).
 """
@@ -23,9 +26,11 @@ from bench.report import Comparison, Measure, as_installed, compare, machine, ta
 from tests.harness.als import AlsDaemon
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.disk import bytes_on_disk
+from tests.harness.memory import descendants
 from tests.harness.ocilayout import EPOCH, Layout
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
+from tests.harness.system import wait_until
 
 _FILES = 7_300
 _BYTES = 196_000_000
@@ -77,13 +82,29 @@ class Pulls:
         self.disk: dict[str, int] = {}
         """Bytes on disk after the last pull of each way."""
 
-    def ours(self) -> float:
-        """Seconds that ``als pull`` takes."""
+    def by_daemon(self) -> float:
+        """Seconds that ``als pull`` takes beside a daemon that is up, and idle."""
+        als = self._store()
+        als.start()
+        wait_until(lambda: idle(als.pid), "a daemon that waits")
+        try:
+            return self._pull(als)
+        finally:
+            als.stop()
+
+    def local(self) -> float:
+        """Seconds that it takes alone."""
+        return self._pull(self._store(), "--local")
+
+    def _store(self) -> AlsDaemon:
         als = AlsDaemon(self._folder / f"a{next(self._numbers)}", self._environment)
         self._stack.callback(als.close)
+        return als
+
+    def _pull(self, als: AlsDaemon, *options: str) -> float:
         os.sync()
         begin = time.perf_counter()
-        als.cli("pull", "-q", self._reference)
+        als.cli("pull", "-q", *options, self._reference)
         seconds = time.perf_counter() - begin
         os.sync()
         self.disk["als"] = bytes_on_disk(als.root)
@@ -104,6 +125,19 @@ class Pulls:
             return seconds
 
         return measure
+
+
+def idle(pid: int) -> bool:
+    """Whether neither a process nor what it started has used the processor for a fifth of a second."""
+    before = _ticks(pid)
+    time.sleep(0.2)
+    return _ticks(pid) == before
+
+
+def _ticks(pid: int) -> list[list[str]]:
+    """User and system time of a process and its descendants."""
+    stats = [Path(f"/proc/{each}/stat").read_text("utf-8", "replace") for each in (pid, *descendants(pid))]
+    return [stat.rpartition(")")[2].split()[11:13] for stat in stats]
 
 
 def unpacked(folder: Path) -> Binaries:
@@ -132,7 +166,8 @@ def main() -> int:
         pulls = Pulls(folder, registry, registry.push(image, "image:latest"), stack)
         for binaries in (Binaries(), *map(unpacked, options.podman)):
             version = ".".join(map(str, Podman(folder / "version", binaries=binaries).version))
-            comparisons.append(compare(f"pull, podman {version}", pulls.ours, pulls.theirs(binaries), options.rounds))
+            for name, ours in (("daemon", pulls.by_daemon), ("alone", pulls.local)):
+                comparisons.append(compare(f"pull, {name}, podman {version}", ours, pulls.theirs(binaries), options.rounds))
         environment = machine(folder)
         disk = pulls.disk
     print(table(comparisons))

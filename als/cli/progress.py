@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING, Protocol, Self
 import click
 
 from als.cli.output import bytes_text
-from als.fetch.pull import Progress
-from als.model.digest import Digest
-from als.model.manifest import Descriptor
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from als.model.digest import Digest
+    from als.model.manifest import Descriptor
 
-class Display(Progress, Protocol):
-    """Progress on the screen; a context manager."""
+
+class Display(Protocol):
+    """Progress (:class:`als.fetch.pull.Progress`) on the screen; a context manager."""
+
+    def begins(self, layer: Descriptor) -> None: ...
+
+    def advances(self, layer: Descriptor, count: int) -> None: ...
+
+    def done(self, layer: Descriptor, *, fetched: bool) -> None: ...
 
     def __enter__(self) -> Self: ...
 
@@ -49,11 +55,12 @@ class LayerBars:
 
     def __init__(self) -> None:
         # Loaded for those who have a terminal to look at: it takes 30 ms.
+        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
         from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._bars = Bars(*columns)
+        self._bars = Bars(*columns, console=Console(stderr=True))
         self._tasks: dict[Digest, TaskID] = {}
         self._lock = threading.Lock()
 

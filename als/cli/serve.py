@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 import click
 
 from als.config import Config
+from als.control.server import Control
 from als.errors import ConfigError
 from als.fuse import serve
 from als.fuse.layers import StoreBackend
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 @click.command()
 @click.pass_obj
 def command(config: Config) -> None:
-    """Serve the Additional Layer Store at ROOT/store, and the registry mirror, until SIGTERM or SIGINT.
+    """Serve the Additional Layer Store at ROOT/store, the registry mirror and RUN/als.sock, until SIGTERM or SIGINT.
 
     Layers of former runs are mounted again first. Containers and images keep working when this ends; only layers that nobody
     has pulled yet are not to be had meanwhile.
@@ -30,6 +32,9 @@ def command(config: Config) -> None:
     with Service(config) as service:
         service.recover()
         service.workers.start()
+        # What is here stays; to look through it again and again would only make pulls slower.
+        gc.collect()
+        gc.freeze()
         pid_file = config.run / "als.pid"
 
         def ready() -> None:
@@ -38,10 +43,19 @@ def command(config: Config) -> None:
 
         try:
             with ExitStack() as stack:
+                _start_control(service, stack)
                 _start_mirror(service, stack)
                 serve.run(StoreBackend(service), config.layer_store, ready=ready)
         finally:
             pid_file.unlink(missing_ok=True)
+
+
+def _start_control(service: Service, stack: ExitStack) -> None:
+    """Without it the command line works by itself."""
+    try:
+        stack.enter_context(Control(service))
+    except ConfigError as error:
+        log.error("no control socket: %s", error)
 
 
 def _start_mirror(service: Service, stack: ExitStack) -> None:

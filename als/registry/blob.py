@@ -53,15 +53,30 @@ class RegistryBlob:
     :param offset: the first byte wanted.
     :param length: how many are wanted; None: all that follow.
     :param where: the blob, for errors.
+    :param whole_instead: if the server answers with the whole blob in place of the range, the stream is all of that.
     :raises als.errors.RegistryError: the stream could not be opened.
     """
 
     def __init__(
-        self, request: Callable[[Mapping[str, str]], Answer], transport: Transport, offset: int, length: int | None, where: str
+        self,
+        request: Callable[[Mapping[str, str]], Answer],
+        transport: Transport,
+        offset: int,
+        length: int | None,
+        where: str,
+        *,
+        whole_instead: bool = False,
     ) -> None:
         if offset < 0 or (length is not None and length < 0):
             raise ValueError("a range starts at 0 or later and is not negative")
         self.size: int | None = None
+        self.start = offset
+        """Of the stream in the blob."""
+        self.place = ""
+        """Who answered, as errors may show it."""
+        self.whole = False
+        """Whether the server gives the whole blob where a range was asked for, and the stream is that."""
+        self._whole_instead = whole_instead
         self._request = request
         self._transport = transport
         self._position = offset
@@ -124,6 +139,7 @@ class RegistryBlob:
         self._skip = 0
         answer = self._request({} if whole else {"Range": self._range().replace(" ", "=")})
         self._answer = answer
+        self.place = answer.place
         try:
             if answer.header("Content-Encoding") not in (None, "", "identity"):
                 raise self._error("the server encoded the blob although it was asked not to", answer)
@@ -138,6 +154,7 @@ class RegistryBlob:
             raise
 
     def _opened_range(self, answer: Answer) -> None:
+        self._whole_instead = False
         content = parse_content_range(answer.header("Content-Range"))
         if content is None or content.start != self._position:
             raise self._error(f"the answer to {self._range()} is {answer.header('Content-Range')!r}", answer)
@@ -160,6 +177,10 @@ class RegistryBlob:
         self._set_size(int(length) if length and re.fullmatch("[0-9]{1,18}", length) else None, answer)
         if self.size is not None and self._position > self.size:
             raise self._error(f"{self._range()} lies beyond the blob's end at {self.size}", answer)
+        if self._whole_instead and self._position == self.start:
+            self._position = self.start = self._safe = 0
+            self._end = self.size
+            self.whole = True
         self._skip = self._position
 
     def _set_size(self, size: int | None, answer: Answer) -> None:

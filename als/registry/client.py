@@ -66,9 +66,10 @@ class RegistryClient:
 
         return self._anywhere(ask)
 
-    def blob(self, digest: Digest, *, offset: int = 0, length: int | None = None) -> RegistryBlob:
+    def blob(self, digest: Digest, *, offset: int = 0, length: int | None = None, whole_instead: bool = False) -> RegistryBlob:
         """A blob's bytes from `offset`, `length` of them or all that follow; they are not verified here.
 
+        :param whole_instead: from a server that answers with the whole blob in place of a range, take all of it.
         :raises NotFound: no endpoint has it.
         :raises RegistryError: no endpoint gave it.
         """
@@ -79,7 +80,7 @@ class RegistryClient:
             def request(headers: Mapping[str, str]) -> Answer:
                 return session.get(f"blobs/{digest}", headers, ACCEPTED, f"{where} {headers.get('Range', '')}".rstrip())
 
-            return RegistryBlob(request, self._transport, offset, length, where)
+            return RegistryBlob(request, self._transport, offset, length, where, whole_instead=whole_instead)
 
         return self._anywhere(ask)
 

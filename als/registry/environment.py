@@ -20,15 +20,19 @@ class Environment:
 
     @classmethod
     def current(cls) -> Environment:
-        """That of this process; the home directory falls back to the user database, as services have no ``HOME``."""
-        uid = os.geteuid()
-        home = os.environ.get("HOME")
+        """That of this process."""
+        return cls.of(os.environ, os.geteuid())
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str], uid: int) -> Environment:
+        """That of a process with these; the home directory falls back to the user database, as services have no ``HOME``."""
+        home = variables.get("HOME")
         if not home:
             try:
                 home = pwd.getpwuid(uid).pw_dir
             except KeyError:
                 home = "/"
-        return cls(dict(os.environ), Path(home), uid)
+        return cls(dict(variables), Path(home), uid)
 
     def get(self, name: str) -> str:
         """A variable's value; empty where it is not set."""

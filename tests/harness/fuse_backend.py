@@ -1,6 +1,6 @@
 """A FUSE daemon of als over a backend that is nothing but files: ``python -m tests.harness.fuse_backend FOLDER MOUNTPOINT``.
 
-FOLDER holds ``tar-split/<chain ID>`` and, named by `layer_name`, ``layers/<name>/`` with ``diff/``, ``info`` and ``blob``.
+FOLDER holds, named by `layer_name`, ``layers/<name>/`` with ``diff/``, ``info`` and ``blob``.
 An optional file ``error`` in a layer makes its lookup fail with that text, ``gated`` makes it wait at ``FOLDER/gate``;
 ``broken`` makes its blob fail when read, ``gated-blob`` makes it wait. Each call is a line of ``FOLDER/calls``. When it
 serves, it prints ``ready``.
@@ -12,10 +12,9 @@ import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from als.errors import NotFound, RegistryUnavailable
+from als.errors import RegistryUnavailable
 from als.fuse.backend import ByteFile, ServedLayer
 from als.fuse.calls import Deadlines
 from als.fuse.serve import ServeOptions, run
@@ -87,15 +86,6 @@ class FolderBackend:
     def open_blob(self, reference: str, digest: str) -> ByteFile:
         self.note("open_blob", reference, digest)
         return DiskFile(self._layer(reference, digest) / "blob", self)
-
-    def tar_splits(self) -> Iterable[str]:
-        return [path.name for path in (self.folder / "tar-split").iterdir()]
-
-    def open_tar_split(self, chain_id: str) -> ByteFile:
-        path = self.folder / "tar-split" / chain_id
-        if not path.exists():
-            raise NotFound("no such layer", where=chain_id)
-        return DiskFile(path, self)
 
 
 def main() -> None:
