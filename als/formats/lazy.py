@@ -14,10 +14,10 @@ digest that the manifest has for the index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from als.errors import BadImage
+from als.errors import BadImage, DigestMismatch
 from als.formats.index import LayerIndex
 from als.model.builder import TreeBuilder
 from als.model.digest import Digest
@@ -32,6 +32,9 @@ class BlobRange:
 
     offset: int
     length: int
+    toc_at: int | None = field(default=None, compare=False)
+    """The bytes from here on are the compressed table of contents and nothing else. Where the manifest commits to these very
+    bytes, who answers can verify them before anybody reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,34 @@ class ExternalToc:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class FoundToc:
+    """A table of contents as it was found, and what the blob says of its surroundings. Nothing of it is believed yet."""
+
+    data: bytes
+    """Compressed."""
+    payload_end: int
+    """Where in the blob the units with files end."""
+    gap: tuple[int, int] | None = None
+    """The range (offset, end) of the blob that it takes, where that is no part of the stream."""
+    text_length: int | None = None
+    """Bytes that it decompresses to, where that is said."""
+    tar_split: tuple[int, int, int] | None = None
+    """Offset, length and uncompressed length of the tar-split."""
+
+
+@dataclass(frozen=True, slots=True)
+class TocDigests:
+    """What the manifest commits to: at least one of the two."""
+
+    compressed: Digest | None = None
+    """Of the table of contents as it is in the blob."""
+    text: Digest | None = None
+    """Of the JSON."""
+
+
 Request = BlobRange | ExternalToc
+TocFinder = Generator[Request, bytes, FoundToc]
 IndexReader = Generator[Request, bytes, LayerIndex]
 
 
@@ -57,19 +87,58 @@ class IndexedFormat:
 
     Layers of such a format can be read whole too, by the :class:`als.formats.base.Format` that matches them; that is what to
     do where the index is refused.
+
+    An index is read in three steps, which may be three processes': whoever decompresses bytes that nothing commits to may be
+    overcome by them, and must not be the one who says what the text means. All of them raise BadImage or LimitExceeded where
+    what they read is malformed or hostile, Unsupported where it cannot serve lazily.
     """
 
     name: str
     """As ``als inspect`` prints it."""
     matches: Callable[[str, Mapping[str, str]], bool]
     """Whether a layer of this media type, with these annotations in its manifest, has an index that the manifest commits to."""
-    read: Callable[[Descriptor, Limits], IndexReader]
-    """Reads the index of a layer.
-
-    Raises BadImage or LimitExceeded from next() and send() where the index is malformed or hostile, DigestMismatch where it is
-    not the one that the manifest commits to, Unsupported where it cannot serve lazily."""
+    digests: Callable[[Descriptor], TocDigests]
+    """What a layer's manifest commits to."""
+    find: Callable[[Descriptor, Limits], TocFinder]
+    """Finds the table of contents in the blob."""
+    text: Callable[[FoundToc, Limits], Iterator[bytes]]
+    """The JSON of a table of contents, in pieces."""
+    parse: Callable[[Iterator[bytes], Descriptor, FoundToc, Limits], LayerIndex]
+    """The index of a layer, from the JSON; of what was found, all but the data. The digests are for the caller to check."""
     rank: int = 0
     """Of several formats that match, the one of the highest rank is meant."""
+
+    def read(self, layer: Descriptor, limits: Limits) -> IndexReader:
+        """Reads the index of a layer, all in one process. The text as a whole is never in memory: it is decompressed twice.
+
+        :raises DigestMismatch: it is not the one that the manifest commits to.
+        """
+        digests = self.digests(layer)
+        found = yield from self.find(layer, limits)
+        check_toc(digests.compressed, (found.data,), layer)
+        if digests.text is not None:
+            check_toc(digests.text, self.text(found, limits), layer)
+        return self.parse(self.text(found, limits), layer, found, limits)
+
+
+def check_toc(digest: Digest | None, pieces: Iterable[bytes], layer: Descriptor) -> None:
+    """Verify a layer's table of contents, compressed or not; None: the manifest does not commit to that.
+
+    :raises DigestMismatch: it is another one.
+    """
+    if digest is None:
+        return
+    hasher = digest.hasher()
+    for piece in pieces:
+        hasher.update(piece)
+    if hasher.hexdigest() != digest.hex:
+        raise other_toc(layer)
+
+
+def other_toc(layer: Descriptor) -> DigestMismatch:
+    """The error of a table of contents with another digest."""
+    where = f"layer {layer.digest}"
+    return DigestMismatch("the table of contents is not the one that the manifest commits to", where=where)
 
 
 def run(reader: IndexReader, answer: Callable[[Request], bytes]) -> LayerIndex:

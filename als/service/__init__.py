@@ -2,7 +2,6 @@
 
 - :mod:`als.service.core`: pulling images into the store and publishing them;
 - :mod:`als.service.listing`: which images clients see as their own;
-- :mod:`als.service.tocs`: tables of contents that are claimed twice;
 - :mod:`als.service.flights`: lookups that wait for a download;
 - :mod:`als.service.contents`: reading images back;
 - :mod:`als.service.usage`: space taken and saved.

@@ -7,9 +7,10 @@ in the image store and never makes one of its own (docs/architecture.md says why
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from als.config import Config
@@ -26,10 +27,11 @@ from als.model.manifest import layer_compression, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
 from als.mount.propagation import ensure_shared
+from als.registry.environment import Environment
 from als.registry.host import host_platform
 from als.registry.mirrored import addresses
 from als.registry.source import RawManifest
-from als.service import listing, tocs
+from als.service import listing
 from als.service.clients import Clients
 from als.service.removal import free_after_failure, sweep
 from als.store.images import ImageRecord, Images, RefRecord
@@ -61,7 +63,27 @@ class Service:
         self.image_stores: tuple[ImageStore, ...] = (self.diff_n, self.composefs)
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
         self.links = PlainLinks(self.layout)
-        self.clients = Clients(config, self.layout, self.image_stores, os.environ)
+        self._limits = limits
+        self._surround(Environment.current)
+
+    def within(self, environment: Environment) -> Service:
+        """This service as somebody in another environment would have it: with his credentials, registries, policy and clients.
+
+        Store, workers and what threads exclude each other by are shared, so it is neither entered nor left by itself.
+        """
+        other = copy.copy(self)
+        other._surround(lambda: environment)
+        return other
+
+    @property
+    def environment(self) -> Environment:
+        """Whose credentials, registries, policy and clients count: our own process's as it is now, or the one given."""
+        return self._environment()
+
+    def _surround(self, environment: Callable[[], Environment]) -> None:
+        config = self.config
+        self._environment = environment
+        self.clients = Clients(config, self.layout, self.image_stores, self.environment.variables)
         self.publishing = tuple(store for store in self.image_stores if store.layout in self.clients.layouts())
         """The image stores in which images are published; what others hold stays until gc removes it."""
         self.puller = Puller(
@@ -69,10 +91,12 @@ class Service:
             self.layers,
             self.workers,
             host_platform(),
+            environment,
             stall=config.lookup_deadline,
             parallel=config.max_workers or os.cpu_count() or 2,
-            limits=limits,
+            limits=self._limits,
             leave_out=addresses(config.mirror_port),
+            tar_splits=[store.tar_split_form for store in self.publishing],
         )
 
     def __enter__(self) -> Service:
@@ -127,6 +151,7 @@ class Service:
         asked: bool = False,
         listed: RawManifest | None = None,
         anonymous: bool = False,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> ImageRecord:
         """Have an image's layers in the store, published.
 
@@ -136,18 +161,20 @@ class Service:
         :param asked: the administrator asks for it, so the image is listed as well, if the policy lets clients run it.
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: for somebody who may not use root's credentials.
+        :param given_up: asked again and again; True: nobody waits for it any more.
+        :raises Abandoned: `given_up` said so; complete layers are kept.
         :raises PolicyDenied: the policy rejects what is asked for.
         :raises StoreFull: nothing is kept that only this pull brought.
         :raises AlsError: it could not be done; complete layers are kept.
         """
         if asked:
-            listing.verdict(reference).check(reference)
+            listing.verdict(reference, self.environment.home).check(reference)
         try:
             with (
                 sharing(self.layout.lock),
-                self.puller.resolved(reference, has, listed=listed, anonymous=anonymous) as resolved,
+                self.puller.resolved(reference, has, listed=listed, anonymous=anonymous, given_up=given_up) as resolved,
             ):
-                return self._fill(resolved, progress or Silent(), wanted, published, asked)
+                return self._fill(resolved, progress or Silent(), wanted, published, asked, given_up)
         except StoreFull:
             free_after_failure(self)
             raise
@@ -159,6 +186,7 @@ class Service:
         wanted: Callable[[ImageRecord], bool],
         published: Callable[[ImageRecord, int], None],
         asked: bool,
+        given_up: Callable[[], bool],
     ) -> ImageRecord:
         image = resolved.image
         if not wanted(image):
@@ -172,7 +200,7 @@ class Service:
             published(image, count)
 
         shelf = _Shelf(image, report)
-        self.puller.fill(resolved, shelf.add, progress)
+        self.puller.fill(resolved, shelf.add, progress, given_up)
         if not image.manifest.layers:
             self._record(resolved, asked)
         return image
@@ -234,14 +262,12 @@ class Service:
             return "the image lists this layer more than once"
         if digest in by_blob and not self.diff_n.fits(len(by_blob)):
             return f"podman 4 cannot mount {len(by_blob)} layers of an additional store"
-        if digest in tocs.contested(self, image):
-            return "its table of contents is claimed for another layer as well"
         return ""
 
-    def layer_of(self, image: ImageRecord, index: int, doubtful: Container[Digest] = ()) -> PublishedLayer:
-        """A layer of a complete image at its place.
+    def layer_of(self, image: ImageRecord, index: int) -> PublishedLayer:
+        """A layer of a complete image at its place. It is found by its table of contents only if that was read and tells of
+        what the layer shows (als.fetch.tocs): the manifest alone could have anybody's containers run on it.
 
-        :param doubtful: tables of contents by which nothing is to be found.
         :raises NotFound: the layer is not in the store.
         """
         chain = image.chain
@@ -257,18 +283,20 @@ class Service:
             descriptor.size,
             layer_compression(descriptor.media_type),
             record.created,
-            None if toc in doubtful else toc,
+            toc if toc in record.tocs else None,
         )
 
     def serve_layer(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> PublishedLayer:
         """Make a layer ready for a client of the ALS protocol: listed in the image store, mounted by itself, and
         reachable below the FUSE mount when no daemon runs.
 
-        :raises NotFound: it was removed in the meantime.
+        :raises NotFound: it was removed in the meantime, or is asked for by a table of contents that was not verified.
         :raises KernelError: it cannot be mounted.
         """
         with sharing(self.layout.lock, timeout=self.config.lookup_deadline):
             layer = self.layer_of(image, index)
+            if digest not in (layer.blob, layer.toc):
+                raise NotFound("the layer is not known to be what this table of contents tells of", where=str(digest))
             self._publish(image, index + 1)
             with locked(self.layout.locks / layer.diff_id.hex, timeout=self.config.lookup_deadline):
                 ensure_mounted(self.layers.image(layer.diff_id), self.layers.mount_point(layer.diff_id))
@@ -285,10 +313,7 @@ class Service:
 
     def _publish(self, image: ImageRecord, count: int) -> None:
         """Make ready and list an image's lowest `count` layers, for those clients that can mount them all in the end."""
-        doubtful = tocs.contested(self, image)
-        if doubtful:
-            tocs.withdraw(self, doubtful)
-        layers = [self.layer_of(image, index, doubtful) for index in range(count)]
+        layers = [self.layer_of(image, index) for index in range(count)]
         for store in self.publishing:
             if store.fits(len(image.manifest.layers)):
                 store.publish(layers)

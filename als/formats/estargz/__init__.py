@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from als.formats.estargz.reader import read_index
+from als.formats.estargz import reader
 from als.formats.lazy import IndexedFormat
 from als.model.manifest import STARGZ_TOC, ZSTD_CHUNKED_TOC
 
@@ -20,4 +20,4 @@ def _matches(media_type: str, annotations: Mapping[str, str]) -> bool:
     return media_type in _MEDIA_TYPES and STARGZ_TOC in annotations and ZSTD_CHUNKED_TOC not in annotations
 
 
-INDEXED = IndexedFormat("estargz", _matches, read_index)
+INDEXED = IndexedFormat("estargz", _matches, reader.digests, reader.find, reader.text, reader.parse)

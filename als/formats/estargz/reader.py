@@ -1,8 +1,7 @@
 """Reads an eStargz layer's table of contents (stargz-snapshotter, ``docs/estargz.md``).
 
 It is the last gzip member before the footer: a tar archive whose one entry, ``stargz.index.json``, is the JSON. The manifest
-commits to the sha256 of that JSON. A compressed table of contents is a tenth as large, so it is decompressed twice, once
-to be hashed and once to be read; the JSON as a whole is never in memory.
+commits to the sha256 of that JSON.
 
 The stream whose digest is the DiffID is the whole blob decompressed, table of contents included (but not an external one).
 """
@@ -11,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from als.errors import BadImage, DigestMismatch, LimitExceeded
+from als.errors import BadImage, LimitExceeded
 from als.formats.base import Begin, Payload
 from als.formats.codecs import Compression, decompressor
 from als.formats.estargz.footer import LONGEST, parse_footer
 from als.formats.index import Commitment, LayerIndex
 from als.formats.indexbuilder import IndexBuilder
-from als.formats.lazy import BlobRange, ExternalToc, IndexReader, fetched
+from als.formats.lazy import BlobRange, ExternalToc, FoundToc, TocDigests, TocFinder, fetched
 from als.formats.tar.parser import TarParser
 from als.formats.toc.entries import TOC_NAME, TocReader
 from als.formats.toc.text import text_limits
+from als.model.digest import Digest
 from als.model.limits import Limits
 from als.model.manifest import STARGZ_TOC, Descriptor, toc_digest
 
@@ -31,14 +31,13 @@ _TAIL_MOST = 512 << 10
 _TAIL_SHARE = 64
 
 
-def read_index(layer: Descriptor, limits: Limits) -> IndexReader:
-    """See :class:`als.formats.lazy.IndexedFormat`.
+def digests(layer: Descriptor) -> TocDigests:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
+    return TocDigests(text=_committed(layer))
 
-    :raises BadImage: malformed, hostile, or not what the manifest commits to.
-    """
-    digest = toc_digest(layer)
-    if digest is None:
-        raise BadImage("the manifest does not commit to a table of contents", where=f"layer {layer.digest}")
+
+def find(layer: Descriptor, limits: Limits) -> TocFinder:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
     if not layer.size:
         raise BadImage("an empty blob", where=f"layer {layer.digest}")
     request = _tail(layer.size)
@@ -56,8 +55,14 @@ def read_index(layer: Descriptor, limits: Limits) -> IndexReader:
         if footer.toc < request.offset:
             missing = BlobRange(footer.toc, request.offset - footer.toc)
             toc = fetched(missing, (yield missing)) + toc
-    del tail
-    return _parse(toc, layer, payload_end, Commitment(STARGZ_TOC, digest), limits)
+    return FoundToc(toc, payload_end)
+
+
+def _committed(layer: Descriptor) -> Digest:
+    digest = toc_digest(layer)
+    if digest is None:
+        raise BadImage("the manifest does not commit to a table of contents", where=f"layer {layer.digest}")
+    return digest
 
 
 def _tail(blob_size: int) -> BlobRange:
@@ -65,18 +70,14 @@ def _tail(blob_size: int) -> BlobRange:
     return BlobRange(blob_size - length, length)
 
 
-def _parse(toc: bytes, layer: Descriptor, payload_end: int, commitment: Commitment, limits: Limits) -> LayerIndex:
-    hasher = commitment.digest.hasher()
-    for piece in toc_text(toc, limits):
-        hasher.update(piece)
-    if hasher.hexdigest() != commitment.digest.hex:
-        raise DigestMismatch("the table of contents is not the one that the manifest commits to", where=f"layer {layer.digest}")
-    builder = IndexBuilder(Compression.GZIP, layer.size, payload_end, limits)
-    contents = TocReader(builder, limits, bookkeeping=True).read(toc_text(toc, limits))
-    return builder.finish((commitment,), contents.prefetch)
+def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits) -> LayerIndex:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
+    builder = IndexBuilder(Compression.GZIP, layer.size, found.payload_end, limits)
+    contents = TocReader(builder, limits, bookkeeping=True).read(text)
+    return builder.finish((Commitment(STARGZ_TOC, _committed(layer)),), contents.prefetch)
 
 
-def toc_text(toc: bytes, limits: Limits) -> Iterator[bytes]:
+def text(found: FoundToc, limits: Limits) -> Iterator[bytes]:
     """The JSON within a compressed table of contents, in pieces.
 
     :raises BadImage: there is something else.
@@ -86,8 +87,8 @@ def toc_text(toc: bytes, limits: Limits) -> Iterator[bytes]:
     codec = decompressor(Compression.GZIP, bounds)
     parser = TarParser(bounds)
     missing: int | None = None
-    for start in range(0, len(toc), _FEED):
-        for raw in codec.feed(toc[start : start + _FEED]):
+    for start in range(0, len(found.data), _FEED):
+        for raw in codec.feed(found.data[start : start + _FEED]):
             for event in parser.feed(raw):
                 if isinstance(event, Begin):
                     if missing is not None or event.entry.path != TOC_NAME or event.entry.extents is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from als.formats.lazy import IndexedFormat
-from als.formats.zstdchunked.reader import CHECKSUM_OLD, read_index
+from als.formats.zstdchunked import reader
+from als.formats.zstdchunked.reader import CHECKSUM_OLD
 from als.model.manifest import STARGZ_TOC, ZSTD_CHUNKED_TOC
 
 _MEDIA_TYPES = (
@@ -23,4 +24,4 @@ def _matches(media_type: str, annotations: Mapping[str, str]) -> bool:
     return CHECKSUM_OLD in annotations
 
 
-INDEXED = IndexedFormat("zstd:chunked", _matches, read_index)
+INDEXED = IndexedFormat("zstd:chunked", _matches, reader.digests, reader.find, reader.text, reader.parse)

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from als.errors import BadImage, DigestMismatch, LimitExceeded
+from als.errors import BadImage, LimitExceeded
 from als.formats.codecs import Compression, decompressor
 from als.formats.index import Commitment, LayerIndex, TarSplit
 from als.formats.indexbuilder import IndexBuilder
-from als.formats.lazy import BlobRange, IndexReader, fetched
+from als.formats.lazy import BlobRange, FoundToc, TocDigests, TocFinder, fetched
 from als.formats.toc.entries import Contents, TocReader
 from als.formats.toc.text import text_limits
-from als.formats.zstdchunked.position import FRAME_HEADER, LONGEST, SKIPPABLE, Part, Position, parse_annotations, parse_footer
+from als.formats.zstdchunked.position import FRAME_HEADER, LONGEST, SKIPPABLE, Position, parse_annotations, parse_footer
 from als.model.digest import Digest
 from als.model.limits import Limits
 from als.model.manifest import STARGZ_TOC, ZSTD_CHUNKED_TOC, Descriptor
@@ -35,27 +35,35 @@ _TAR_SPLIT = "io.github.containers.zstd-chunked.tarsplit-position"
 _FEED = 1 << 18
 
 
-def read_index(layer: Descriptor, limits: Limits) -> IndexReader:
-    """See :class:`als.formats.lazy.IndexedFormat`.
+def digests(layer: Descriptor) -> TocDigests:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
+    compressed, *others = (commitment.digest for commitment in _commitments(layer))
+    return TocDigests(compressed, *others)
 
-    :raises BadImage: malformed, hostile, or not what the manifest commits to.
-    """
-    commitments = _commitments(layer)
-    position = _annotated(layer, commitments[0].annotation)
+
+def find(layer: Descriptor, limits: Limits) -> TocFinder:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
+    position = _annotated(layer, _commitments(layer)[0].annotation)
     if position is None:
         if not layer.size:
             raise BadImage("an empty blob", where=f"layer {layer.digest}")
         length = min(layer.size, LONGEST)
         request = BlobRange(layer.size - length, length)
         position = parse_footer(fetched(request, (yield request)), layer.size)
-    part = position.toc
+    part, split = position.toc, position.tar_split
     if part.length > limits.toc_bytes or part.text_length > limits.toc_text_bytes:
         raise LimitExceeded(f"a table of contents of {part.length} bytes", where=f"layer {layer.digest}")
-    request = BlobRange(part.offset - FRAME_HEADER, part.length + FRAME_HEADER)
+    request = BlobRange(part.offset - FRAME_HEADER, part.length + FRAME_HEADER, FRAME_HEADER)
     frame = fetched(request, (yield request))
     if not frame.startswith(SKIPPABLE + part.length.to_bytes(4, "little")):
         raise BadImage("the table of contents is not in a frame of its own", where=f"layer {layer.digest}")
-    return _parse(frame[FRAME_HEADER:], layer, position, commitments, limits)
+    return FoundToc(
+        frame[FRAME_HEADER:],
+        min(each.offset for each in (part, split) if each is not None) - FRAME_HEADER,
+        (part.offset - FRAME_HEADER, part.end),
+        part.text_length,
+        None if split is None else (split.offset, split.length, split.text_length),
+    )
 
 
 def _commitments(layer: Descriptor) -> tuple[Commitment, ...]:
@@ -76,36 +84,27 @@ def _annotated(layer: Descriptor, checksum: str) -> Position | None:
     return parse_annotations(toc, layer.annotations.get(_TAR_SPLIT), layer.size)
 
 
-def _parse(
-    toc: bytes, layer: Descriptor, position: Position, commitments: tuple[Commitment, ...], limits: Limits
-) -> LayerIndex:
-    where = f"layer {layer.digest}"
-    for commitment in commitments:
-        hasher = commitment.digest.hasher()
-        for piece in (toc,) if commitment is commitments[0] else toc_text(toc, position.toc, limits):
-            hasher.update(piece)
-        if hasher.hexdigest() != commitment.digest.hex:
-            raise DigestMismatch("the table of contents is not the one that the manifest commits to", where=where)
-    payload_end = min(part.offset for part in (position.toc, position.tar_split) if part is not None) - FRAME_HEADER
-    builder = IndexBuilder(Compression.ZSTD, layer.size, payload_end, limits)
-    reader = TocReader(builder, limits, bookkeeping=STARGZ_TOC in layer.annotations)
-    contents = reader.read(toc_text(toc, position.toc, limits))
-    gap = (position.toc.offset - FRAME_HEADER, position.toc.end)
-    return builder.finish(commitments, contents.prefetch, _tar_split(contents, position, limits, where), (gap,))
+def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits) -> LayerIndex:
+    """See :class:`als.formats.lazy.IndexedFormat`."""
+    builder = IndexBuilder(Compression.ZSTD, layer.size, found.payload_end, limits)
+    contents = TocReader(builder, limits, bookkeeping=STARGZ_TOC in layer.annotations).read(text)
+    split = _tar_split(contents, found, limits, f"layer {layer.digest}")
+    gaps = () if found.gap is None else (found.gap,)
+    return builder.finish(_commitments(layer), contents.prefetch, split, gaps)
 
 
-def _tar_split(contents: Contents, position: Position, limits: Limits, where: str) -> TarSplit | None:
+def _tar_split(contents: Contents, found: FoundToc, limits: Limits, where: str) -> TarSplit | None:
     if not contents.tar_split_digest:
         return None
-    part = position.tar_split
-    if part is None:
+    if found.tar_split is None:
         raise BadImage("the table of contents has a tar-split's digest, but there is no tar-split", where=where)
-    if part.length > limits.toc_bytes or part.text_length > limits.toc_text_bytes:
-        raise LimitExceeded(f"a tar-split of {part.length} bytes", where=where)
-    return TarSplit(part.offset, part.length, Digest.parse(contents.tar_split_digest))
+    offset, length, text_length = found.tar_split
+    if length > limits.toc_bytes or text_length > limits.toc_text_bytes:
+        raise LimitExceeded(f"a tar-split of {length} bytes", where=where)
+    return TarSplit(offset, length, Digest.parse(contents.tar_split_digest))
 
 
-def toc_text(toc: bytes, part: Part, limits: Limits) -> Iterator[bytes]:
+def text(found: FoundToc, limits: Limits) -> Iterator[bytes]:
     """The JSON of a compressed table of contents, in pieces.
 
     :raises BadImage: it is damaged, or not as long as it is said to be.
@@ -113,14 +112,14 @@ def toc_text(toc: bytes, part: Part, limits: Limits) -> Iterator[bytes]:
     """
     codec = decompressor(Compression.ZSTD, text_limits(limits))
     length = 0
-    for start in range(0, len(toc), _FEED):
-        for piece in codec.feed(toc[start : start + _FEED]):
+    for start in range(0, len(found.data), _FEED):
+        for piece in codec.feed(found.data[start : start + _FEED]):
             length += len(piece)
-            if length > part.text_length:
+            if length > (found.text_length or 0):
                 raise _wrong_length()
             yield piece
     codec.finish()
-    if length != part.text_length:
+    if length != found.text_length:
         raise _wrong_length()
 
 

@@ -1,0 +1,184 @@
+"""Two workers that read a layer's table of contents for the privileged side, which has them started one after the other.
+
+The *finder* asks for ranges of the blob, finds the table of contents in them and decompresses it::
+
+    finder -> ASK {"offset", "length", "toc_at"} or {"toc_of", "max"}    als -> u64 length, so many bytes; a few times
+    finder -> FOUND {what :class:`als.formats.lazy.FoundToc` says beside the data}, DATA... (the JSON), END
+
+The *indexer* gets that JSON until the end of its input, and answers with DATA frames of the packed index
+(als.formats.indexfile) and END. Either may answer ERROR at any time.
+
+They are two because of what the manifest commits to: of eStargz that is the JSON. How it is compressed is for whoever made the
+blob to choose, and might overcome the process that decompresses it; that process could then hand over another layer's JSON and
+whatever index it likes. So the privileged side hashes the JSON on its way to a process that has seen nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from als.errors import AlsError, BadImage
+from als.formats.discovery import find_indexed
+from als.formats.indexfile import pack
+from als.formats.lazy import BlobRange, FoundToc, IndexedFormat, Request
+from als.model.digest import Digest
+from als.model.limits import Limits
+from als.model.manifest import Descriptor
+from als.worker.frames import DATA, END, FrameWriter
+
+ASK = ord("A")
+FOUND = ord("F")
+LENGTH = struct.Struct("<Q")
+_READ_SIZE = 1 << 18
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TocRequest:
+    """A layer whose table of contents is wanted."""
+
+    format: str
+    """Name of the lazily readable format."""
+    layer: Descriptor
+    limits: Limits
+
+    def to_json(self) -> dict[str, object]:
+        layer = self.layer
+        return {
+            "format": self.format,
+            "layer": [layer.media_type, str(layer.digest), layer.size, dict(layer.annotations)],
+            "limits": asdict(self.limits),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TocRequest:
+        media_type, digest, size, annotations = value["layer"]
+        return cls(value["format"], Descriptor(media_type, Digest.parse(digest), size, annotations), Limits(**value["limits"]))
+
+
+class TocJobs:
+    """What the two workers do. Made in the zygote, which still has files to find the formats in."""
+
+    def __init__(self) -> None:
+        self._formats: dict[str, IndexedFormat] = {each.name: each for each in find_indexed()}
+
+    def find(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """The finder, on the socket ``fds[0]``.
+
+        :param params: see :class:`TocRequest`.
+        """
+        with socket.socket(fileno=fds[0]) as link:
+            out = FrameWriter(link.fileno())
+            _reporting(out, lambda: self._find(TocRequest.from_json(params), link, out))
+
+    def index(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """The indexer, on the socket ``fds[0]``.
+
+        :param params: see :class:`TocRequest`; ``found``: what the finder said.
+        """
+        with socket.socket(fileno=fds[0]) as link:
+            out = FrameWriter(link.fileno())
+            _reporting(out, lambda: self._index(TocRequest.from_json(params), unpack_found(params["found"]), link, out))
+
+    def _find(self, request: TocRequest, link: socket.socket, out: FrameWriter) -> None:
+        wanted = self._formats[request.format]
+        finder = wanted.find(request.layer, request.limits)
+        try:
+            ask = next(finder)
+            while True:
+                out.write_json(ASK, _ask(ask))
+                out.flush()
+                ask = finder.send(_answer(link))
+        except StopIteration as stop:
+            found = stop.value
+        assert isinstance(found, FoundToc)
+        out.write_json(FOUND, pack_found(found))
+        for piece in wanted.text(found, request.limits):
+            for start in range(0, len(piece), _PIECE):
+                out.write(DATA, piece[start : start + _PIECE])
+
+    def _index(self, request: TocRequest, found: FoundToc, link: socket.socket, out: FrameWriter) -> None:
+        index = self._formats[request.format].parse(_until_end(link), request.layer, found, request.limits)
+        for piece in pack(index):
+            for start in range(0, len(piece), _PIECE):
+                out.write(DATA, piece[start : start + _PIECE])
+
+
+def pack_found(found: FoundToc) -> dict[str, object]:
+    """All but the data, as JSON."""
+    return {
+        "payload_end": found.payload_end,
+        "gap": found.gap,
+        "text_length": found.text_length,
+        "tar_split": found.tar_split,
+    }
+
+
+def unpack_found(value: Mapping[str, Any]) -> FoundToc:
+    """What :func:`pack_found` made.
+
+    :raises ValueError: it did not make that.
+    """
+    gap, tar_split = _numbers(value.get("gap"), 2), _numbers(value.get("tar_split"), 3)
+    (payload_end,) = _numbers([value.get("payload_end")], 1) or (0,)
+    text_length = value.get("text_length")
+    return FoundToc(
+        b"",
+        payload_end,
+        None if gap is None else (gap[0], gap[1]),
+        None if text_length is None else (_numbers([text_length], 1) or (0,))[0],
+        None if tar_split is None else (tar_split[0], tar_split[1], tar_split[2]),
+    )
+
+
+def _numbers(value: object, count: int) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError("not a list of that many numbers")
+    if any(type(each) is not int or not 0 <= each < 1 << 63 for each in value):
+        raise ValueError("not a number")
+    return tuple(value)
+
+
+def _reporting(out: FrameWriter, work: Callable[[], None]) -> None:
+    try:
+        work()
+        out.write_json(END, {})
+    except AlsError as error:
+        out.write_error(error)
+    except (struct.error, OverflowError) as error:
+        out.write_error(BadImage(f"a number is out of range: {error}"))
+    except MemoryError:
+        out.write_error(BadImage("it needs more memory than a worker may have"))
+    out.flush()
+
+
+def _ask(request: Request) -> dict[str, object]:
+    if isinstance(request, BlobRange):
+        return {"offset": request.offset, "length": request.length, "toc_at": request.toc_at}
+    return {"toc_of": str(request.layer), "max": request.max_bytes}
+
+
+def _answer(link: socket.socket) -> bytes:
+    (length,) = LENGTH.unpack(_exactly(link, LENGTH.size))
+    return _exactly(link, length)
+
+
+def _exactly(link: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = link.recv(min(size - len(data), _READ_SIZE))
+        if not piece:
+            raise BrokenPipeError
+        data += piece
+    return bytes(data)
+
+
+def _until_end(link: socket.socket) -> Iterator[bytes]:
+    while piece := link.recv(_READ_SIZE):
+        yield piece
