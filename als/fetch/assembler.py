@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 
 from als.errors import BadImage, LimitExceeded, WorkerError
+from als.fetch.splits import Splits
 from als.fetch.writeback import Writeback
 from als.model.builder import TreeBuilder
 from als.model.digest import Digest
@@ -23,6 +24,7 @@ from als.store.beside import Beside
 from als.store.layers import Staging
 from als.store.objects import ObjectWriter
 from als.store.recipe import ObjectPart, RecipeWriter
+from als.store.tarsplit import checksum
 from als.worker.frames import END, RUN
 from als.worker.runs import unpack_run
 
@@ -32,16 +34,17 @@ SMALL_FILE = 1 << 20
 
 
 class Assembler:
-    """Turns the worker's frames into objects, a recipe and a tree.
+    """Turns the worker's frames into objects, a recipe, tar-split files and a tree.
 
     A frame's body may be overwritten once `take` has returned for the frame after it.
     """
 
-    def __init__(self, staging: Staging, recipe: RecipeWriter, limits: Limits, where: str) -> None:
+    def __init__(self, staging: Staging, recipe: RecipeWriter, splits: Splits, limits: Limits, where: str) -> None:
         self._forest = staging.forest
         self._beside = Beside("objects")
         self._writeback = Writeback(staging.path)
         self._recipe = recipe
+        self._splits = splits
         self._limits = limits
         self._where = where
         self._builder = TreeBuilder(limits)
@@ -71,10 +74,10 @@ class Assembler:
         for position, entry in entries:
             if self._file is not None or not at <= position <= len(data):
                 raise WorkerError("a worker broke off a file", where=self._where)
-            self._recipe.segment(data[at:position])
+            self._segment(data[at:position])
             self._begin(entry)
             at = self._fill(data, position)
-        self._recipe.segment(data[at:])
+        self._segment(data[at:])
         self._hand_over(data)
 
     def finish(self) -> Tree:
@@ -90,6 +93,11 @@ class Assembler:
             self._file.abandon()
         self._beside.close()
         self._writeback.close()
+
+    def _segment(self, data: bytearray | memoryview) -> None:
+        """Bytes of the stream that no object holds."""
+        self._recipe.segment(data)
+        self._splits.segment(data)
 
     def _hand_over(self, data: memoryview) -> None:
         """Have these bytes of the stream hashed, and the small files among them written."""
@@ -114,6 +122,9 @@ class Assembler:
             return at
         end = min(at + file.left, len(data))
         file.write(data[at:end])
+        if file.entry.extents is not None:
+            # What an object holds, but not as one piece.
+            self._splits.segment(data[at:end])
         if file.left == 0:
             self._end_file(file)
         return end
@@ -138,12 +149,13 @@ class Assembler:
         if isinstance(file, _SmallFile):
             data = file.data
             if len(data) <= INLINE_FILE:
-                self._recipe.segment(data)
+                self._segment(data)
                 self._builder.add(entry, data=bytes(data))
                 return
             sha256 = hashlib.sha256(data).digest()
             self._small[sha256] = data
             self._recipe.object(ObjectPart(sha256, 0, entry.size))
+            self._splits.file(entry.path, sha256, entry.size, checksum(data), data)
         else:
             if entry.size <= SMALL_FILE:
                 # A sparse file: the same content may just be on its way as a small one.
@@ -152,6 +164,8 @@ class Assembler:
             sha256 = file.finish()
             for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
                 self._recipe.object(ObjectPart(sha256, offset, length))
+            if entry.extents is None:
+                self._splits.file(entry.path, sha256, entry.size, file.crc, None)
         self._builder.add(entry, content=Content.of_sha256(sha256))
 
 
@@ -189,6 +203,8 @@ class _LargeFile:
         self._writer = writer
         self._extents = list(entry.extents if entry.extents is not None else ((0, entry.size),))
         self._position = 0
+        self.crc = 0
+        """See :func:`als.store.tarsplit.checksum`; of what was written, without holes."""
         end = 0
         for offset, length in self._extents:
             if offset < end or offset + length > entry.size:
@@ -200,6 +216,7 @@ class _LargeFile:
     def write(self, data: memoryview) -> None:
         """At most `left` bytes."""
         self.left -= len(data)
+        self.crc = checksum(data, self.crc)
         while data:
             offset, length = self._extents[0]
             if self._position < offset:

@@ -3,7 +3,7 @@
 ::
 
     source --bytes--> pump thread --pipe--> parse worker --runs--> this thread --> forest, recipe, Tree --> EROFS
-                      hashes the blob       no privileges          hashes stream and files (Assembler)
+                      hashes the blob       no privileges          hashes stream and files (Assembler), tar-split
 
 Every digest is computed here, on the privileged side: the blob's by the pump, the stream's (DiffID) and each file's by the
 assembler. Small files are hashed before they are written, so that one the store has already is never written at all. Memory
@@ -16,22 +16,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, DeadlineExceeded, DigestMismatch, WorkerError
 from als.fetch.assembler import Assembler
 from als.fetch.source import ImageSource
+from als.fetch.splits import Splits
 from als.fetch.writeback import Writeback
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor
-from als.model.tree import Tree
 from als.store.layers import LayerRecord, Staging
+from als.store.layout import TarSplitForm
+from als.store.owners import owners_of
 from als.store.recipe import RecipeWriter
 from als.store.refused import store_errors
 from als.worker.client import Workers
@@ -54,10 +57,12 @@ def ingest(
     *,
     stall: float,
     limits: Limits = DEFAULT_LIMITS,
+    tar_splits: Collection[TarSplitForm] = (),
 ) -> LayerRecord:
     """Fill `staging` with the layer that `descriptor` and `diff_id` promise.
 
     :param stall: seconds without any progress after which it is given up.
+    :param tar_splits: what clients will need; made here if it can be made in passing.
     :raises DigestMismatch: the blob or its content is not what was promised.
     :raises BadImage: the layer is malformed or hostile.
     :raises AlsError: it could not be fetched or stored.
@@ -74,9 +79,14 @@ def ingest(
         os.close(blob_end)
         os.close(worker_end)
     pump = _Pump(source, descriptor, pump_end, advance)
-    with worker, store_errors(staging.path), staging.recipe.open("xb") as recipe_file:
+    with (
+        worker,
+        store_errors(staging.path),
+        staging.recipe.open("xb") as recipe_file,
+        Splits(staging, tar_splits) as splits,
+    ):
         pump.start()
-        assembler = Assembler(staging, RecipeWriter(recipe_file), limits, where)
+        assembler = Assembler(staging, RecipeWriter(recipe_file), splits, limits, where)
         try:
             reader = FrameReader(frames_end, pump.idle(stall, where), kept=2)
             for kind, body in reader.frames():
@@ -96,17 +106,15 @@ def ingest(
         with contextlib.closing(Writeback(staging.path)) as writeback:
             # The objects go to the disk while the image is being made, which keeps one processor busy and no disk.
             writeback.begin()
-            record = _describe(staging, tree, diff_id, assembler, format_name)
+            with staging.image.open("xb") as image:
+                write_image(tree, image, LAYER)
+            names = dict(tree.walk())
+            splits.finish(names)
+            if TarSplitForm.IMAGE in tar_splits:
+                staging.owners.write_text(json.dumps(owners_of(names.values())))
             writeback.settle()
-        return record
-
-
-def _describe(staging: Staging, tree: Tree, diff_id: Digest, assembler: Assembler, format_name: str) -> LayerRecord:
-    with staging.image.open("xb") as image:
-        write_image(tree, image, LAYER)
-    sizes = staging.forest.sizes
-    names = sum(1 for _ in tree.walk())
-    return LayerRecord(diff_id, assembler.stream_size, format_name, names, sum(sizes.values()), time.time())
+        size = sum(staging.forest.sizes.values())
+        return LayerRecord(diff_id, assembler.stream_size, format_name, len(names), size, time.time())
 
 
 class _Pump(threading.Thread):

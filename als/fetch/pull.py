@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from als.errors import AlsError, BadImage, NotFound
+from als.errors import Abandoned, AlsError, BadImage, NotFound
 from als.fetch.ingest import ingest
 from als.fetch.source import ImageSource, LocalImages, RegistryImages, read_blob
+from als.fetch.tocs import TailKept, check_layer
 from als.formats.discovery import find_formats, format_of
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
@@ -26,13 +29,19 @@ from als.registry.settings import Proxies, Settings
 from als.registry.source import RawManifest
 from als.store.images import ImageRecord
 from als.store.layers import Layers, Staging
-from als.store.layout import Layout
+from als.store.layout import Layout, TarSplitForm
 from als.store.lock import locked
 from als.store.refused import store_errors
 from als.worker.client import Workers
 
+log = logging.getLogger(__name__)
+
 _MAX_INDEX_DEPTH = 3
 _LAYER_LOCK_TIMEOUT = 900.0
+
+
+def _never() -> bool:
+    return False
 
 
 class Progress(Protocol):
@@ -103,28 +112,40 @@ class Puller:
         layers: Layers,
         workers: Workers,
         platform: Platform,
+        environment: Callable[[], Environment],
         *,
         stall: float,
         parallel: int,
         limits: Limits = DEFAULT_LIMITS,
         leave_out: Collection[str] = (),
+        tar_splits: Collection[TarSplitForm] = (),
     ) -> None:
         """
+        :param environment: the one whose credentials and registries count now.
         :param leave_out: ``HOST:PORT`` of mirrors in registries.conf that are not to be asked.
+        :param tar_splits: what the clients of the image stores will need of each layer.
         """
         self._layout = layout
         self._layers = layers
         self._workers = workers
         self._platform = platform
+        self._environment = environment
         self._stall = stall
         self._parallel = parallel
         self._limits = limits
         self._leave_out = leave_out
+        self._tar_splits = tar_splits
         self._formats = find_formats()
 
     @contextmanager
     def resolved(
-        self, reference: Reference, has: Digest | None = None, *, listed: RawManifest | None = None, anonymous: bool = False
+        self,
+        reference: Reference,
+        has: Digest | None = None,
+        *,
+        listed: RawManifest | None = None,
+        anonymous: bool = False,
+        given_up: Callable[[], bool] = _never,
     ) -> Iterator[Resolved]:
         """Ask the source which image a reference names.
 
@@ -132,9 +153,10 @@ class Puller:
             is taken, and if that has no such layer, whichever has: a client may have asked for another platform.
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: ask without credentials.
+        :param given_up: asked while nothing comes; True ends the wait.
         :raises NotFound: there is no such image, or none with that layer.
         """
-        source = self._open(reference, anonymous)
+        source = self._open(reference, anonymous, given_up)
         try:
             raw = listed or source.manifest(reference.tag_or_digest)
             for image in self._images(source, raw, str(reference), any_platform=has is not None):
@@ -147,20 +169,27 @@ class Puller:
         finally:
             source.close()
 
-    def fill(self, resolved: Resolved, ready: Callable[[Sequence[Digest]], None], progress: Progress) -> None:
+    def fill(
+        self,
+        resolved: Resolved,
+        ready: Callable[[Sequence[Digest]], None],
+        progress: Progress,
+        given_up: Callable[[], bool] = _never,
+    ) -> None:
         """Make every layer of an image that the store lacks. The caller holds the store's shared lock.
 
         Layers are made in parallel; those that are complete while others are being written to disk are published
         together, because a wait for the disk costs the same for one as for many.
 
         :param ready: called with DiffIDs as soon as those layers are in the store.
+        :param given_up: asked again and again; True ends what is under way.
         :raises AlsError: the first thing that failed; layers that were complete by then are kept.
         """
         image = resolved.image
         todo = dict(zip(image.config.diff_ids, image.manifest.layers, strict=True))
         failures: list[AlsError] = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as pool:
-            pending = {pool.submit(self._made, resolved, layer, diff_id, progress) for diff_id, layer in todo.items()}
+            pending = {pool.submit(self._made, resolved, layer, diff_id, progress, given_up) for diff_id, layer in todo.items()}
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 made = [future.result() for future in done if not future.cancelled()]
@@ -189,18 +218,30 @@ class Puller:
         if made:
             ready([each.diff_id for each in made])
 
-    def _made(self, resolved: Resolved, descriptor: Descriptor, diff_id: Digest, progress: Progress) -> _Made:
+    def _made(
+        self,
+        resolved: Resolved,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        progress: Progress,
+        given_up: Callable[[], bool],
+    ) -> _Made:
         """A layer that is complete but not published yet; its lock and its staging folder are held."""
         with ExitStack() as stack:
             try:
                 staging = None
                 if not self._layers.has(diff_id):
-                    stack.enter_context(locked(self._layout.locks / diff_id.hex, timeout=_LAYER_LOCK_TIMEOUT))
+                    lock = self._layout.locks / diff_id.hex
+                    stack.enter_context(locked(lock, timeout=_LAYER_LOCK_TIMEOUT, give_up=given_up))
                     if not self._layers.has(diff_id):
                         progress.begins(descriptor)
                         staging = stack.enter_context(self._layers.stage())
                         with store_errors(self._layout.root):
-                            self._make(resolved.source, descriptor, diff_id, staging, progress)
+                            self._make(resolved, descriptor, diff_id, staging, progress, given_up)
+                if staging is None:
+                    stack.close()
+                    with store_errors(self._layout.root):
+                        self._check_again(resolved, descriptor, diff_id)
                 return _Made(descriptor, diff_id, staging, stack.pop_all())
             except AlsError as error:
                 where = f"{resolved.reference} {error.where or descriptor.digest}"
@@ -208,12 +249,23 @@ class Puller:
                 located.__cause__ = error
                 return _Made(descriptor, diff_id, None, ExitStack(), located)
 
-    def _make(self, source: ImageSource, descriptor: Descriptor, diff_id: Digest, staging: Staging, progress: Progress) -> None:
+    def _make(
+        self,
+        resolved: Resolved,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        staging: Staging,
+        progress: Progress,
+        given_up: Callable[[], bool],
+    ) -> None:
         format_name = format_of(self._formats, descriptor.media_type, descriptor.annotations).name
 
         def advance(count: int) -> None:
+            if given_up():
+                raise Abandoned("nobody waits for it any more", where=str(descriptor.digest))
             progress.advances(descriptor, count)
 
+        source = resolved.source if toc_digest(descriptor) is None else TailKept(resolved.source)
         record = ingest(
             source,
             descriptor,
@@ -224,30 +276,62 @@ class Puller:
             advance,
             stall=self._stall,
             limits=self._limits,
+            tar_splits=self._tar_splits,
         )
-        staging.complete(record)
+        toc = self._verified_toc(resolved, source, descriptor, staging.image)
+        staging.complete(record if toc is None else dataclasses.replace(record, tocs=(toc,)))
 
-    def repository(self, reference: Reference, *, anonymous: bool = False, settings: Settings | None = None) -> RegistryImages:
+    def _check_again(self, resolved: Resolved, descriptor: Descriptor, diff_id: Digest) -> None:
+        """A layer that the store has may come with a table of contents that was not seen yet, or could not be read then."""
+        toc = toc_digest(descriptor)
+        if toc is None or toc in self._layers.get(diff_id).tocs:
+            return
+        if self._verified_toc(resolved, resolved.source, descriptor, self._layers.image(diff_id)) is not None:
+            with locked(self._layout.locks / diff_id.hex, timeout=_LAYER_LOCK_TIMEOUT):
+                self._layers.add_toc(diff_id, toc)
+
+    def _verified_toc(self, resolved: Resolved, source: ImageSource, descriptor: Descriptor, image: Path) -> Digest | None:
+        """The digest of a layer's table of contents, if that tells of what its EROFS image shows. If not, the layer is none
+        the worse for it: it only cannot be found by that digest."""
+        toc = toc_digest(descriptor)
+        if toc is None:
+            return None
+        tag = resolved.reference.tag or ""
+        try:
+            check_layer(source, descriptor, image, self._workers, tag=tag, stall=self._stall, limits=self._limits)
+        except AlsError as error:
+            log.warning("%s: a layer is not served by its table of contents %s: %s", resolved.reference, toc, error)
+            return None
+        return toc
+
+    def repository(
+        self,
+        reference: Reference,
+        *,
+        anonymous: bool = False,
+        settings: Settings | None = None,
+        given_up: Callable[[], bool] = _never,
+    ) -> RegistryImages:
         """The repository of a registry that a reference names an image of, as configured now.
 
         :raises ConfigError: the configuration is malformed.
         :raises RegistryDenied: the registry is blocked.
         """
-        environment = Environment.current()
+        environment = self._environment()
         endpoints = resolve(reference, environment, leave_out=self._leave_out, anonymous=anonymous)
         settings = dataclasses.replace(settings or Settings(), proxies=Proxies.from_environment(environment))
         params: dict[str, object] = {
             "endpoints": [endpoint.to_json() for endpoint in endpoints],
             "settings": settings.to_json(),
         }
-        return RegistryImages(self._workers, params, str(reference), stall=self._stall)
+        return RegistryImages(self._workers, params, str(reference), stall=self._stall, given_up=given_up)
 
-    def _open(self, reference: Reference, anonymous: bool) -> ImageSource:
+    def _open(self, reference: Reference, anonymous: bool, given_up: Callable[[], bool]) -> ImageSource:
         if reference.transport is Transport.OCI:
             return LocalImages(OciLayout(reference.path))
         if reference.transport is Transport.OCI_ARCHIVE:
             return LocalImages(OciArchive(reference.path))
-        return self.repository(reference, anonymous=anonymous)
+        return self.repository(reference, anonymous=anonymous, given_up=given_up)
 
     def _images(self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool) -> Iterator[ImageRecord]:
         """The image behind a manifest or index; with `any_platform`, this machine's first and then the others."""

@@ -5,15 +5,16 @@ A :class:`ImageSource` answers with bytes that are not yet believed: who reads a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from als.errors import DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
+from als.errors import Abandoned, DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
 from als.model.manifest import Descriptor
@@ -41,6 +42,64 @@ class ImageSource(Protocol):
         """
         ...
 
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        """`length` bytes of a blob from `offset` on, unverified; fewer where it ends before.
+
+        :raises AlsError: they cannot be had, or no byte came for too long.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class RangeStream:
+    """The answer to a request for a range; to be closed. Nothing of it is verified.
+
+    :param answers: HEADER and DATA frames of a fetch worker.
+    :raises AlsError: there is no such range.
+    """
+
+    def __init__(self, answers: Generator[tuple[int, memoryview], None, None]) -> None:
+        self._answers = answers
+        kind, body = next(answers, (END, memoryview(b"")))
+        head = read_json(body) if kind == HEADER else {}
+        start, size = head.get("start"), head.get("size")
+        if type(start) is not int or not (size is None or type(size) is int):
+            self.close()
+            raise WorkerError("a worker broke the protocol")
+        self.start = start
+        """Where in the blob the first piece begins."""
+        self.whole = head.get("whole") is True
+        """The server gives the whole blob in place of the range."""
+        self.size = size
+        """Of the whole blob, where the server tells."""
+        self.place = "".join(char for char in str(head.get("place", ""))[:300] if char.isprintable())
+        """Who answered."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes; there may be more or fewer than were asked for.
+
+        :raises AlsError: they break off.
+        """
+        for kind, body in self._answers:
+            if kind == DATA:
+                yield bytes(body)
+
+    def close(self) -> None:
+        self._answers.close()
+
+
+class RangeSource(Protocol):
+    """Ranges of the blobs of one repository."""
+
+    def range(self, digest: Digest, offset: int, length: int, check: Callable[[], None]) -> RangeStream:
+        """`length` bytes of a blob from `offset` on.
+
+        :param check: called ten times a second while no byte comes; raises when the wait has been long enough.
+        :raises AlsError: they cannot be had.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -64,6 +123,10 @@ class LocalImages:
         finally:
             os.close(fd)
 
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        with self._source.blob(descriptor.digest, offset=offset, length=length) as stream:
+            return b"".join(iter(lambda: stream.read(PIECE), b""))
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -72,10 +135,20 @@ class RegistryImages:
     """A repository of a registry, through a fetch worker.
 
     :param stall: seconds without a byte after which a request is given up.
+    :param given_up: asked while no byte comes; True: nobody waits for any.
     """
 
-    def __init__(self, workers: Workers, params: dict[str, object], where: str, *, stall: float) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        params: dict[str, object],
+        where: str,
+        *,
+        stall: float,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._where = where
+        self._given_up = given_up
         self._stall = stall
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -101,6 +174,24 @@ class RegistryImages:
             if kind == DATA:
                 yield bytes(body)
 
+    def range(self, digest: Digest, offset: int, length: int, check: Callable[[], None]) -> RangeStream:
+        request = {"op": "blob", "digest": str(digest), "offset": offset, "length": length, "prompt": True}
+        return RangeStream(self._ask(request, check))
+
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        """From a server that knows no ranges the whole blob is taken, and what comes before is dropped as it comes."""
+        data = bytearray()
+        with contextlib.closing(self.range(descriptor.digest, offset, length, lambda: None)) as stream:
+            skip = offset - stream.start
+            if skip < 0:
+                raise WorkerError("a worker sent other bytes than were asked for", where=self._where)
+            for piece in stream.pieces():
+                data += piece[skip : skip + length - len(data)]
+                skip -= min(skip, len(piece))
+                if len(data) == length:
+                    break
+        return bytes(data)
+
     def close(self) -> None:
         self._requests.close()
         self._worker.kill()
@@ -119,11 +210,17 @@ class RegistryImages:
                 raise WorkerError(f"the fetch worker has ended: {error}", where=self._where) from error
         return ours
 
-    def _ask(self, request: dict[str, object]) -> Iterator[tuple[int, memoryview]]:
+    def _ask(
+        self, request: dict[str, object], check: Callable[[], None] | None = None
+    ) -> Generator[tuple[int, memoryview], None, None]:
         with self.begin(request) as ours:
             last = time.monotonic()
 
             def idle() -> None:
+                if check is not None:
+                    check()
+                if self._given_up():
+                    raise Abandoned("nobody waits for it any more", where=self._where)
                 if time.monotonic() - last > self._stall:
                     raise DeadlineExceeded(
                         f"no byte came for {self._stall:.0f} seconds",
@@ -131,7 +228,7 @@ class RegistryImages:
                     )
 
             begun = False
-            for kind, body in FrameReader(ours.fileno(), idle).frames():
+            for kind, body in FrameReader(ours.fileno(), idle, tick=0.1).frames():
                 last = time.monotonic()
                 if kind == END:
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,16 +60,5 @@ class Backend(Protocol):
         """The layer's blob as the registry has it, fetched again and verified.
 
         :raises als.errors.AlsError: it cannot be had now.
-        """
-        ...
-
-    def tar_splits(self) -> Iterable[str]:
-        """The chain IDs for which `open_tar_split` works."""
-        ...
-
-    def open_tar_split(self, chain_id: str) -> ByteFile:
-        """The gzip-compressed tar-split of a layer.
-
-        :raises als.errors.NotFound: no such layer.
         """
         ...

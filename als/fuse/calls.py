@@ -32,7 +32,7 @@ class Deadlines:
     count: float = 30.0
     """Taking or dropping a reference, or closing a file."""
     open: float = 900.0
-    """Opening a blob (it may have to be downloaded again) or a tar-split."""
+    """Opening a blob: it may have to be downloaded again."""
     read: float = 300.0
     """One read."""
     stop: float = 40.0

@@ -1,8 +1,8 @@
-"""Open blobs and tar-splits.
+"""Open blobs.
 
 A handle is the inode number, and all who have a file open share one `ByteFile`: they share its page cache anyway, and a
 read with a handle that this daemon did not give out can still be served (see :mod:`als.fuse.nodes` on restarts). Rejected: a
-`ByteFile` per open, which for a blob could be a download per open.
+`ByteFile` per open, which could be a download per open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from als.errors import DeadlineExceeded, StoreDamaged
 from als.fuse.backend import Backend, ByteFile
 from als.fuse.calls import Calls, Deadlines
-from als.fuse.nodes import Blob, TarSplit
+from als.fuse.nodes import Blob
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class _Shared:
 
 
 class Contents:
-    """All open blobs and tar-splits, by inode number."""
+    """All open blobs, by inode number."""
 
     def __init__(self, backend: Backend, calls: Calls, deadlines: Deadlines, *, threads: int) -> None:
         self._backend = backend
@@ -45,7 +45,7 @@ class Contents:
     def __len__(self) -> int:
         return len(self._shared)
 
-    async def open(self, node: Blob | TarSplit) -> None:
+    async def open(self, node: Blob) -> None:
         """Open the file, or one more time.
 
         :raises AlsError: its content cannot be had, or has another size than the kernel was told.
@@ -61,7 +61,7 @@ class Contents:
             if not opened:
                 self._drop(node.inode, shared)
 
-    async def read(self, node: Blob | TarSplit, offset: int, length: int) -> bytes:
+    async def read(self, node: Blob, offset: int, length: int) -> bytes:
         """Bytes of the file; fewer than asked for only at its end.
 
         :raises AlsError: they cannot be had.
@@ -84,39 +84,15 @@ class Contents:
         if file is not None:
             await self._close(file)
 
-    async def size_of_tar_split(self, chain_id: str) -> int:
-        """The size of a tar-split in bytes.
-
-        :raises AlsError: there is none, or it cannot be had.
-        """
-
-        def measure() -> int:
-            file = self._backend.open_tar_split(chain_id)
-            try:
-                return file.size
-            finally:
-                file.close()
-
-        return await self._run(measure, self._deadlines.open, chain_id)
-
-    async def tar_splits(self) -> list[str]:
-        """The chain IDs that have a tar-split.
-
-        :raises AlsError: they cannot be listed.
-        """
-        return await self._run(lambda: list(self._backend.tar_splits()), self._deadlines.open, "tar-splits")
-
-    async def _opened(self, node: Blob | TarSplit, shared: _Shared) -> ByteFile:
+    async def _opened(self, node: Blob, shared: _Shared) -> ByteFile:
         """The open file. To be called with its lock held."""
         if shared.file is None:
             shared.file = await self._open(node)
         return shared.file
 
-    async def _open(self, node: Blob | TarSplit) -> ByteFile:
+    async def _open(self, node: Blob) -> ByteFile:
         def work() -> ByteFile:
-            if isinstance(node, Blob):
-                return self._backend.open_blob(node.parent.reference, node.parent.digest)
-            return self._backend.open_tar_split(node.chain_id)
+            return self._backend.open_blob(node.parent.reference, node.parent.digest)
 
         file = await self._run(work, self._deadlines.open, node.path, discard=lambda late: late.close())
         if file.size != node.size:
@@ -124,7 +100,7 @@ class Contents:
             raise StoreDamaged(f"it has {file.size} bytes instead of {node.size}", where=node.path)
         return file
 
-    async def _read(self, node: Blob | TarSplit, shared: _Shared, offset: int, length: int) -> bytes:
+    async def _read(self, node: Blob, shared: _Shared, offset: int, length: int) -> bytes:
         """Read from the file. To be called with its lock held."""
         file = await self._opened(node, shared)
         begun = threading.Event()

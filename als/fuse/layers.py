@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from als.errors import BadReference, NotFound
 from als.fetch.pull import names_of
 from als.fetch.source import copy_blob
 from als.fuse.backend import ByteFile, ServedLayer
-from als.imagestore.tarsplit import TarSplitFile
 from als.model.digest import Digest
-from als.model.forest import forest_path
 from als.model.reference import Reference, Transport, parse_reference
 from als.service import Service
 from als.service.flights import Flights
 from als.store.images import ImageRecord
 from als.store.lock import sharing
-from als.store.recipe import tar_stream
 
 
 class StoreBackend:
@@ -62,26 +58,6 @@ class StoreBackend:
                     copy_blob(resolved.source, layer, path)
                     return UnlinkedFile(path)
         raise NotFound("no such layer in the image", where=f"{reference} {digest}")
-
-    def tar_splits(self) -> Iterable[str]:
-        """See :meth:`als.fuse.backend.Backend.tar_splits`."""
-        return self._service.diff_n.published()
-
-    def open_tar_split(self, chain_id: str) -> ByteFile:
-        """See :meth:`als.fuse.backend.Backend.open_tar_split`."""
-        entry = self._service.diff_n.published().get(chain_id)
-        if entry is None:
-            raise NotFound("no such layer is published", where=chain_id)
-        record = self._service.layers.get(Digest.parse(str(entry["diff-digest"])))
-        forest = self._service.layers.forest(record.diff_id)
-
-        def open_object(sha256: bytes) -> int:
-            return os.open(forest / forest_path(sha256), os.O_RDONLY | os.O_CLOEXEC)
-
-        def stream() -> Iterator[bytes]:
-            return tar_stream(self._service.layers.recipe(record.diff_id), open_object)
-
-        return TarSplitFile(stream, record.diff_size)
 
     def _served(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> ServedLayer:
         layer = self._service.serve_layer(reference, digest, image, index)

@@ -2,10 +2,9 @@
 
 ::
 
-    /                               known references (and .tar-split)
+    /                               known references
     /<base64(reference)>/           known layers
     /<base64(reference)>/<digest>/  diff -> an absolute path, info, blob
-    /.tar-split/<chain ID>.gz       tar-splits of the image store's layers
 
 The layout is that of containers/storage (``drivers/overlay/overlay.go``, ``getAdditionalLayerPath``): the reference is in
 standard base64 with padding. That alphabet holds ``/``, but no encoding of an ASCII reference contains it: it would take a
@@ -27,7 +26,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,10 +35,7 @@ from als.fuse.backend import ServedLayer
 from als.model.digest import Digest
 
 ROOT_INODE = 1
-TAR_SPLIT = ".tar-split"
 USE = "use"
-
-_TAR_SPLIT_NAME = re.compile(r"([0-9a-f]{64})\.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,31 +169,6 @@ class Blob(Node):
         return self.layer.blob_size
 
 
-@dataclass(frozen=True, slots=True)
-class TarSplitDir(_Directory):
-    """The directory that the image store's tar-split symlinks lead to."""
-
-    @property
-    def path(self) -> str:
-        return TAR_SPLIT
-
-
-@dataclass(frozen=True, slots=True)
-class TarSplit(Node):
-    """The gzip-compressed tar-split of one layer."""
-
-    chain_id: str
-    length: int
-
-    @property
-    def path(self) -> str:
-        return f"{TAR_SPLIT}/{self.chain_id}.gz"
-
-    @property
-    def size(self) -> int:
-        return self.length
-
-
 LAYER_FILES = (b"diff", b"info", b"blob")
 
 
@@ -231,12 +201,6 @@ def parse_digest(name: bytes) -> str | None:
         return str(Digest.parse(name.decode("ascii")))
     except (BadImage, UnicodeDecodeError):
         return None
-
-
-def parse_tar_split(name: bytes) -> str | None:
-    """The chain ID in ``<chain ID>.gz``; None where the name has another form."""
-    match = _TAR_SPLIT_NAME.fullmatch(name.decode("ascii", "replace"))
-    return match[1] if match else None
 
 
 class NodeTable:

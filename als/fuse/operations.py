@@ -12,9 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pyfuse3
 import trio
@@ -27,8 +26,6 @@ from als.fuse.contents import Contents
 from als.fuse.lookups import Lookups
 
 _LOG = logging.getLogger(__name__)
-
-N = TypeVar("N", bound=nodes.Node)
 
 _FIXED_SECONDS = 60.0
 _LAYER_SECONDS = 0.0
@@ -75,8 +72,6 @@ class LayerOperations(pyfuse3.Operations):
 
     async def _child(self, parent: nodes.Node, name: bytes, thread: int) -> nodes.Node | None:
         match parent:
-            case nodes.Root() if name == nodes.TAR_SPLIT.encode():
-                return nodes.TarSplitDir()
             case nodes.Root():
                 reference = nodes.parse_reference(name)
                 return nodes.ReferenceDir(reference) if reference is not None else None
@@ -89,11 +84,6 @@ class LayerOperations(pyfuse3.Operations):
                 layer = await self.lookups.find(reference, digest, thread)
                 files = nodes.layer_files(parent, layer) if layer is not None else ()
                 return next((node for node in files if node.name.encode() == name), None)
-            case nodes.TarSplitDir():
-                chain_id = nodes.parse_tar_split(name)
-                if chain_id is None:
-                    return None
-                return nodes.TarSplit(chain_id, await self._contents.size_of_tar_split(chain_id))
             case _:
                 raise errors.wrong_kind(directory_wanted=True)
 
@@ -118,42 +108,25 @@ class LayerOperations(pyfuse3.Operations):
         return inode
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        directory = self._node(fh)
-        try:
-            with self._calls.request(directory.path):
-                async with aclosing(self._entries(directory, start_id)) as entries:
-                    async for node in entries:
-                        if not self._nodes.remember(node):
-                            continue
-                        if not pyfuse3.readdir_reply(token, node.name.encode(), _attributes(node), node.inode):
-                            self._nodes.forget(node.inode, 1)
-                            return
-        except (AlsError, OSError) as error:
-            _LOG.warning("listing /%s failed: %s", directory.path, error)
-            raise errors.content_error(error) from error
+        for node in self._entries(self._node(fh), start_id):
+            if not self._nodes.remember(node):
+                continue
+            if not pyfuse3.readdir_reply(token, node.name.encode(), _attributes(node), node.inode):
+                self._nodes.forget(node.inode, 1)
+                return
 
-    async def _entries(self, directory: nodes.Node, after: int) -> AsyncGenerator[nodes.Node, None]:
+    def _entries(self, directory: nodes.Node, after: int) -> list[nodes.Node]:
         """The directory's entries whose inode numbers are greater than `after`, in ascending order."""
-        if isinstance(directory, nodes.TarSplitDir):
-            for split in _in_order([nodes.TarSplit(chain_id, 0) for chain_id in await self._contents.tar_splits()], after):
-                try:
-                    size = await self._contents.size_of_tar_split(split.chain_id)
-                except NotFound:
-                    continue
-                yield nodes.TarSplit(split.chain_id, size)
-            return
         children: list[nodes.Node] = []
         match directory:
             case nodes.Root():
                 children += [nodes.ReferenceDir(reference) for reference in self.lookups.known_references()]
-                children.append(nodes.TarSplitDir())
             case nodes.ReferenceDir(reference):
                 children += [nodes.LayerDir(reference, digest) for digest in self.lookups.known_digests(reference)]
             case nodes.LayerDir(reference, digest):
                 layer = self.lookups.known(reference, digest)
                 children += nodes.layer_files(directory, layer) if layer is not None else ()
-        for node in _in_order(children, after):
-            yield node
+        return sorted((node for node in children if node.inode > after), key=lambda node: node.inode)
 
     # Contents
 
@@ -161,21 +134,21 @@ class LayerOperations(pyfuse3.Operations):
         node = self._node(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise errors.read_only()
-        if isinstance(node, nodes.Blob | nodes.TarSplit):
+        if isinstance(node, nodes.Blob):
             try:
                 with self._calls.request(node.path):
                     await self._contents.open(node)
             except (AlsError, OSError) as error:
                 _LOG.warning("opening %s failed: %s", _in_words(node), error)
                 raise errors.content_error(error) from error
-        # What a digest names never changes, so its pages stay good; an info document may, and so may gzip's output.
+        # What a digest names never changes, so its pages stay good; an info document may.
         return pyfuse3.FileInfo(fh=inode, keep_cache=isinstance(node, nodes.Blob))
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         match self._node(fh):
             case nodes.Info() as node:
                 return node.layer.info[off : off + size]
-            case nodes.Blob() | nodes.TarSplit() as node:
+            case nodes.Blob() as node:
                 try:
                     with self._calls.request(node.path):
                         return await self._contents.read(node, off, size)
@@ -299,14 +272,8 @@ class LayerOperations(pyfuse3.Operations):
         return node
 
 
-def _in_order(entries: Sequence[N], after: int) -> list[N]:
-    return sorted((node for node in entries if node.inode > after), key=lambda node: node.inode)
-
-
-def _in_words(node: nodes.Blob | nodes.TarSplit) -> str:
-    if isinstance(node, nodes.Blob):
-        return f"the blob of {node.parent.reference} {node.parent.digest}"
-    return f"the tar-split of {node.chain_id}"
+def _in_words(node: nodes.Blob) -> str:
+    return f"the blob of {node.parent.reference} {node.parent.digest}"
 
 
 def _attributes(node: nodes.Node) -> pyfuse3.EntryAttributes:

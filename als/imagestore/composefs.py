@@ -4,7 +4,6 @@
 
     overlay/<chain>/composefs-data/composefs.blob   the layer's EROFS image, a hardlink of layers/<diffID>/layer.erofs
     overlay/<chain>/diff/.als/<sha256>              a forest of the chain's own: hardlinks to the objects
-    overlay-layers/<chain>.tar-split.gz             an ordinary tar-split file (als.imagestore.disk_tarsplit)
     and what :mod:`als.imagestore.tree` makes in either layout
 
 containers/storage (``drivers/overlay``) mounts composefs.blob itself wherever it finds one, and names ``diff`` as an overlay
@@ -35,22 +34,19 @@ from pathlib import Path
 
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file, read_root_inode
-from als.imagestore.disk_tarsplit import write_tar_split
 from als.imagestore.records import PublishedLayer, by_toc
+from als.imagestore.tarsplit import make_tar_split
 from als.imagestore.tree import Attempt, ImageStore
 from als.model.digest import Digest
-from als.model.forest import forest_path
-from als.model.tree import FileType, Tree, inode_of
 from als.mount.table import MountEntry
 from als.store.atomic import read_json, write_json
 from als.store.layers import Layers
-from als.store.layout import Layout
+from als.store.layout import Layout, TarSplitForm
 from als.store.objects import add_to_forest, forest_names, link_or_copy
+from als.store.owners import owners_of
 
 _DATA = "composefs-data"
 _BLOB = "composefs.blob"
-_OWNERS = 1000
-"""So many user IDs of a layer are listed at most."""
 
 
 class ComposefsStore(ImageStore):
@@ -59,10 +55,10 @@ class ComposefsStore(ImageStore):
     layout = "composefs"
     by_toc = True
     shortest_link = 26
+    tar_split_form = TarSplitForm.IMAGE
 
     def __init__(self, layout: Layout, layers: Layers) -> None:
-        super().__init__(layout.image_store, layers)
-        self._tmp = layout.tmp
+        super().__init__(layout.image_store, layers, layout.tmp)
 
     def fits(self, layer_count: int) -> bool:
         """podman 5 and later mount what overlay can."""
@@ -90,8 +86,6 @@ class ComposefsStore(ImageStore):
         diff = self.folder(layer.chain_id) / "diff"
         if forest_names(self.layers.forest(layer.diff_id)) - forest_names(diff):
             yield "its own forest lacks files"
-        if not self.tar_split(layer.chain_id).exists():
-            yield "its tar-split file is missing"
 
     def _entries(self, layers: Sequence[PublishedLayer]) -> list[tuple[PublishedLayer, PublishedLayer]]:
         owned = [self._owned(layer) for layer in layers]
@@ -100,12 +94,12 @@ class ComposefsStore(ImageStore):
 
     @contextmanager
     def _staged(self, layers: Sequence[PublishedLayer]) -> Iterator[dict[str, Path]]:
-        """Folders of layers that are not listed yet, made before any client is kept waiting."""
         known = self.published()
         made: dict[str, Path] = {}
         try:
             for layer in layers:
-                self._describe(layer.diff_id)
+                make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
+                self._note_owners(layer.diff_id)
                 if layer.chain_id not in known:
                     made[layer.chain_id] = self._tmp / f"chain-{secrets.token_hex(6)}"
                     self._make(made[layer.chain_id], layer.diff_id)
@@ -126,34 +120,10 @@ class ComposefsStore(ImageStore):
         os.chown(folder / "diff", root.uid, root.gid)
         (folder / "diff").chmod(root.mode)
 
-    def _describe(self, diff_id: Digest) -> None:
-        """Make what follows from the layer's content and takes reading all of it: once for all of its chains."""
-        tar_split, owners = self.layers.tar_split(diff_id), self.layers.owners(diff_id)
-        if tar_split.exists() and owners.exists():
-            return
-        tree = read_image_file(self.layers.image(diff_id), LAYER)
-        inodes = [inode for _, node in tree.walk() if (inode := inode_of(node)).type is not FileType.WHITEOUT]
-        uids, gids = {inode.uid for inode in inodes}, {inode.gid for inode in inodes}
-        # The largest of them are what matters, and a layer may have as many as it has files.
-        write_json(owners, {"uids": sorted(uids)[-_OWNERS:], "gids": sorted(gids)[-_OWNERS:]})
-        self._write_tar_split(tree, diff_id, tar_split)
-
-    def _write_tar_split(self, tree: Tree, diff_id: Digest, target: Path) -> None:
-        forest = self.layers.forest(diff_id)
-
-        def open_object(sha256: bytes) -> int:
-            return os.open(forest / forest_path(sha256), os.O_RDONLY | os.O_CLOEXEC)
-
-        staging = self._tmp / f"tar-split-{secrets.token_hex(6)}"
-        try:
-            with staging.open("xb") as out:
-                write_tar_split(tree, self.layers.recipe(diff_id), open_object, out)
-                out.flush()
-                # Once it has its name nobody asks again whether it is whole.
-                os.fsync(out.fileno())
-            staging.rename(target)
-        finally:
-            staging.unlink(missing_ok=True)
+    def _note_owners(self, diff_id: Digest) -> None:
+        owners = self.layers.owners(diff_id)
+        if not owners.exists():
+            write_json(owners, owners_of(node for _, node in read_image_file(self.layers.image(diff_id), LAYER).walk()))
 
     def _owned(self, layer: PublishedLayer) -> PublishedLayer:
         value = read_json(self.layers.owners(layer.diff_id))
@@ -167,7 +137,3 @@ class ComposefsStore(ImageStore):
         for each in (layer, toc):
             if each.chain_id not in attempt.known:
                 self._place_tar_split(each)
-
-    def _place_tar_split(self, layer: PublishedLayer) -> None:
-        if not self.tar_split(layer.chain_id).exists():
-            link_or_copy(self.layers.tar_split(layer.diff_id), self.tar_split(layer.chain_id))

@@ -5,7 +5,6 @@
     overlay/<chain>/diff        the layer's EROFS image, mounted; one mount for each chain ID, because overlay
                                 refuses a directory that it is given twice, and an image may list a layer twice
     overlay/<chain>/diff1       -> the layer's forest; a forest of its own where a layer below has the same one
-    overlay-layers/<chain>.tar-split.gz     -> ROOT/store/.tar-split/<chain>.gz, made by the FUSE face when it is opened
     and what :mod:`als.imagestore.tree` makes in either layout
 
 For each lower directory podman appends ``<lower>/../diff1`` if that exists, so EROFS image and forest become two lower
@@ -43,13 +42,11 @@ from als.mount.erofs import ensure_mounted, shows_image
 from als.mount.table import MountEntry, find_mount, is_mount, read_mounts
 from als.mount.unmounting import unmount
 from als.store.layers import Layers
-from als.store.layout import Layout
+from als.store.layout import Layout, TarSplitForm
 from als.store.objects import add_to_forest, forest_names
 
 log = logging.getLogger(__name__)
 
-TAR_SPLIT_FOLDER = ".tar-split"
-"""Where the FUSE face shows tar-split files, below its mount point."""
 FLATTEN = 8
 """Every so many layers, one is flat; a fixed number, because clients keep the lowers of what they build on."""
 _FLAT_IMAGE = "flat.erofs"
@@ -64,10 +61,10 @@ class DiffNStore(ImageStore):
     layout = "diffN"
     by_toc = False
     shortest_link = 2
+    tar_split_form = TarSplitForm.FOREST
 
     def __init__(self, layout: Layout, layers: Layers) -> None:
-        super().__init__(layout.image_store_4, layers)
-        self._tar_splits = layout.mount_point / TAR_SPLIT_FOLDER
+        super().__init__(layout.image_store_4, layers, layout.tmp)
 
     def fits(self, layer_count: int) -> bool:
         """Whether podman 4 can mount an image of so many layers of ours; it cannot if ROOT's path is very long."""
@@ -96,9 +93,6 @@ class DiffNStore(ImageStore):
     def faults(self, layer: PublishedLayer, mounts: Sequence[MountEntry]) -> Iterator[str]:
         """What is wrong with a published layer, in words."""
         yield from super().faults(layer, mounts)
-        link = self.tar_split(layer.chain_id)
-        if not link.is_symlink() or link.readlink() != self.made_tar_split(layer.chain_id):
-            yield "its tar-split link is missing"
         yield from self._forest_faults(layer)
         entry = find_mount(self.diff(layer.chain_id), mounts)
         if entry is None:
@@ -143,6 +137,7 @@ class DiffNStore(ImageStore):
     def _prepare(self, layers: Sequence[PublishedLayer], attempt: Attempt) -> None:
         layer = layers[-1]
         folder = self.folder(layer.chain_id)
+        self._place_tar_split(layer)
         if layer.chain_id in attempt.known and find_mount(folder / "diff", attempt.mounts) is not None:
             return
         for path in (folder, folder / "diff"):
@@ -153,9 +148,6 @@ class DiffNStore(ImageStore):
             self._place_forest(layers)
         ensure_mounted(self.image(layer.chain_id, layer.diff_id), folder / "diff", mounts=attempt.mounts)
         self._name(layer)
-        link = self.tar_split(layer.chain_id)
-        if not os.path.lexists(link):
-            link.symlink_to(self.made_tar_split(layer.chain_id))
 
     def _lower_of(self, layer: PublishedLayer) -> str:
         return "" if self.is_flat(layer.chain_id) else super()._lower_of(layer)
@@ -204,14 +196,12 @@ class DiffNStore(ImageStore):
             add_to_forest(source, staging)
         staging.rename(target)
 
-    def made_tar_split(self, chain_id: str) -> Path:
-        """Where the FUSE face shows a chain's tar-split file."""
-        return self._tar_splits / f"{chain_id}.gz"
-
     def is_flat(self, chain_id: str) -> bool:
         """Whether a chain's mount shows all layers up to it."""
         return (self.folder(chain_id) / _FLAT_IMAGE).exists()
 
     def _remove(self, chain_id: str) -> None:
-        unmount(self._appearance.folder(chain_id) / "diff", lazily=True)
+        folder = self._appearance.folder(chain_id)
+        if folder.exists():
+            unmount(folder / "diff", lazily=True)
         super()._remove(chain_id)

@@ -2,6 +2,9 @@
 
 Clients take fcntl(2) locks on ``layers.lock`` and compare its first 64 bytes with those they saw last: other bytes mean
 that somebody has written, and layers.json is read again, also by a process that runs for months.
+
+Ours are locks of the open file description (fcntl(2), "Open file description locks"). They exclude those of clients as theirs
+exclude each other, but also threads of one process, and two who opened the same store in it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-import threading
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,15 +22,15 @@ from als.errors import LockTimeout
 
 _LAST_WRITER_BYTES = 64
 _POLL_SECONDS = 0.01
+_FLOCK = struct.Struct("@hhlli4x")
+"""struct flock where off_t is a long: type, whence, start, length, pid."""
 
 
 class StorageLock:
-    """A lock file that is shared with containers/storage. Threads of this process exclude each other as well."""
+    """A lock file that is shared with containers/storage."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # fcntl locks do not work between threads, so they queue up here first.
-        self._thread_lock = threading.Lock()
 
     def create(self) -> None:
         """Make the file if it is missing: a client opens it read-only and fails without it."""
@@ -41,26 +44,12 @@ class StorageLock:
 
         :raises LockTimeout: somebody held it for `timeout` seconds.
         """
-        late = LockTimeout("a container engine holds this lock", where=str(self._path), hint="look with `fuser` which one")
-        if not self._thread_lock.acquire(timeout=timeout):
-            raise late
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                end = time.monotonic() + timeout
-                while True:
-                    try:
-                        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except (BlockingIOError, PermissionError):
-                        if time.monotonic() >= end:
-                            raise late from None
-                        time.sleep(_POLL_SECONDS)
-                yield lambda: _announce(fd)
-            finally:
-                os.close(fd)
+            _lock(fd, fcntl.F_WRLCK, timeout, self._path)
+            yield lambda: _announce(fd)
         finally:
-            self._thread_lock.release()
+            os.close(fd)
 
 
 @contextlib.contextmanager
@@ -76,20 +65,24 @@ def reading(path: Path, timeout: float) -> Iterator[None]:
         yield
         return
     try:
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                if time.monotonic() >= end:
-                    raise LockTimeout("a container engine holds this lock", where=str(path)) from None
-                time.sleep(_POLL_SECONDS)
+        _lock(fd, fcntl.F_RDLCK, timeout, path)
         yield
     finally:
         os.close(fd)
 
 
+def _lock(fd: int, kind: int, timeout: float, path: Path) -> None:
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+            return
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= end:
+                hint = "look with `fuser` which one"
+                raise LockTimeout("a container engine holds this lock", where=str(path), hint=hint) from None
+            time.sleep(_POLL_SECONDS)
+
+
 def _announce(fd: int) -> None:
-    # Through the descriptor that holds the lock: closing another one of the same file would let go of it.
     os.pwrite(fd, secrets.token_bytes(_LAST_WRITER_BYTES), 0)

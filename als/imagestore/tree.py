@@ -8,7 +8,7 @@
     overlay/<chain>/empty, merged, work
     overlay/l/LINK              -> ../<chain>/diff
     overlay-layers/layers.json, layers.lock
-    overlay-layers/<chain>.tar-split.gz
+    overlay-layers/<chain>.tar-split.gz     the layer's (als.store.tarsplit), a hardlink
     overlay-images/             see :mod:`als.imagestore.images`
 
 The list is what counts: what it names is whole, for it is written last, after a sync; whatever else is found was left by a
@@ -32,9 +32,12 @@ from als.imagestore.appearance import Appearance
 from als.imagestore.images import ImageList
 from als.imagestore.lock import StorageLock
 from als.imagestore.records import PublishedLayer, format_entries, parse_entries
+from als.imagestore.tarsplit import make_tar_split
 from als.mount.table import MountEntry, read_mounts
 from als.store.atomic import sync_file_system
 from als.store.layers import Layers
+from als.store.layout import TarSplitForm
+from als.store.objects import link_or_copy
 from als.store.refused import store_errors
 
 LOCK_TIMEOUT = 60.0
@@ -63,9 +66,16 @@ class ImageStore(ABC):
     shortest_link: int
     """Characters that LINK has at least; more where two would be equal."""
 
-    def __init__(self, root: Path, layers: Layers) -> None:
+    tar_split_form: TarSplitForm
+    """The tar-split files that its clients can read."""
+
+    def __init__(self, root: Path, layers: Layers, tmp: Path) -> None:
+        """
+        :param tmp: where files can be made, on the same file system.
+        """
         self.root = root
         self.layers = layers
+        self._tmp = tmp
         self.overlay = root / "overlay"
         self.records = root / "overlay-layers"
         self.images = ImageList(root / "overlay-images")
@@ -116,6 +126,8 @@ class ImageStore(ABC):
         lower = folder / "lower"
         if (lower.read_text() if lower.exists() else "") != self._lower_of(layer):
             yield "it names other layers below it than those there are"
+        if not self.tar_split(layer.chain_id).is_file():
+            yield "its tar-split file is missing"
 
     def published(self) -> dict[str, dict[str, object]]:
         """The entries of layers.json by chain ID."""
@@ -159,7 +171,12 @@ class ImageStore(ABC):
 
     @contextmanager
     def _staged(self, layers: Sequence[PublishedLayer]) -> Iterator[dict[str, Path]]:
-        """Folders made for layers before the list is locked, by chain ID; what is left of them afterwards is removed."""
+        """Make what takes long before the list is locked and clients are kept waiting.
+
+        :returns: folders made for layers by chain ID; what is left of them afterwards is removed.
+        """
+        for layer in layers:
+            make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
         yield {}
 
     def _prepare_all(
@@ -231,6 +248,15 @@ class ImageStore(ABC):
         """Where clients look for a chain's tar-split file."""
         return self.records / f"{chain_id}{_TAR_SPLIT}"
 
+    def _place_tar_split(self, layer: PublishedLayer) -> None:
+        """Give a chain the tar-split file of its layer, if it has none."""
+        path = self.tar_split(layer.chain_id)
+        if not path.exists():
+            if path.is_symlink():
+                # It leads nowhere: als once made the files when they were read.
+                path.unlink()
+            link_or_copy(self.layers.tar_split(layer.diff_id, self.tar_split_form), path)
+
     def link_target(self, link: str) -> str | None:
         """The chain ID that a name in ``l/`` leads to, or None."""
         try:
@@ -282,7 +308,8 @@ class ImageStore(ABC):
     def _remove(self, chain_id: str) -> None:
         """Take away all there is of a chain; a part of it is no obstacle."""
         self._appearance.remove(chain_id)
-        self.tar_split(chain_id).unlink(missing_ok=True)
+        if os.path.lexists(self.tar_split(chain_id)):
+            self.tar_split(chain_id).unlink()
         # By what it leads to: the file that has its name may have been lost already.
         for path in (self.overlay / "l").iterdir():
             if path.readlink() == Path(_LINK_TARGET.format(chain_id)):

@@ -9,16 +9,20 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from als.errors import NotFound, StoreDamaged, StoreError
+from als.errors import BadImage, NotFound, StoreDamaged, StoreError
 from als.model.digest import Digest
-from als.store.atomic import read_json, sync_file_system
-from als.store.layout import Layout
+from als.model.forest import forest_path
+from als.store.atomic import read_json, sync_file_system, write_json
+from als.store.layout import Layout, TarSplitForm
 from als.store.objects import Forest
+from als.store.recipe import OpenObject
 from als.store.refused import store_errors
 from als.store.trash import Trash
+
+_OWNERS = "owners.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,11 @@ class LayerRecord:
     """Sum of the sizes of its objects, each counted once."""
     created: float
     """When it was published, seconds since the epoch."""
+    tocs: tuple[Digest, ...] = ()
+    """Digests of tables of contents that were read and tell of what the layer shows."""
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "diff_id": str(self.diff_id)}
+        return {**asdict(self), "diff_id": str(self.diff_id), "tocs": [str(toc) for toc in self.tocs]}
 
     @classmethod
     def from_json(cls, value: dict[str, object], where: str) -> LayerRecord:
@@ -50,9 +56,16 @@ class LayerRecord:
                 int(str(value["names"])),
                 int(str(value["object_bytes"])),
                 float(str(value["created"])),
+                _digests(value.get("tocs", [])),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, BadImage) as error:
             raise StoreDamaged(f"incomplete layer record: {error}", where=where, hint="remove the layer, pull again") from error
+
+
+def _digests(value: object) -> tuple[Digest, ...]:
+    if not isinstance(value, list):
+        raise ValueError("tocs is not a list")
+    return tuple(Digest.parse(str(each)) for each in value)
 
 
 class Staging:
@@ -72,6 +85,15 @@ class Staging:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe"
+
+    def tar_split(self, form: TarSplitForm) -> Path:
+        """As :meth:`Layers.tar_split`; not every layer has one from the start."""
+        return self.path / form.value
+
+    @property
+    def owners(self) -> Path:
+        """As :meth:`Layers.owners`; not every layer has one from the start."""
+        return self.path / _OWNERS
 
     def complete(self, record: LayerRecord) -> None:
         """All that belongs to the layer has been written here; only the record is missing."""
@@ -109,6 +131,14 @@ class Layers:
         except FileNotFoundError as error:
             raise NotFound("no such layer in the store", where=str(diff_id), hint="see `als layers`") from error
 
+    def add_toc(self, diff_id: Digest, toc: Digest) -> None:
+        """Note that a table of contents tells of what a layer shows. The caller holds the layer's lock."""
+        record = self.get(diff_id)
+        if toc not in record.tocs:
+            path = self._layout.layer(diff_id) / "layer.json"
+            with store_errors(path):
+                write_json(path, replace(record, tocs=(*record.tocs, toc)).to_json())
+
     def all(self) -> list[LayerRecord]:
         """Every layer, oldest first."""
         found = [self.get(diff_id) for diff_id in self.ids()]
@@ -137,13 +167,18 @@ class Layers:
     def recipe(self, diff_id: Digest) -> Path:
         return self._layout.layer(diff_id) / "recipe"
 
-    def tar_split(self, diff_id: Digest) -> Path:
-        """The layer's tar-split file, if one was made (als.imagestore.disk_tarsplit)."""
-        return self._layout.layer(diff_id) / "tar-split.gz"
+    def tar_split(self, diff_id: Digest, form: TarSplitForm) -> Path:
+        """The layer's tar-split file of a form, if one was made."""
+        return self._layout.layer(diff_id) / form.value
+
+    def opener(self, diff_id: Digest) -> OpenObject:
+        """Opens the layer's objects by their sha256."""
+        forest = self.forest(diff_id)
+        return lambda sha256: os.open(forest / forest_path(sha256), os.O_RDONLY | os.O_CLOEXEC)
 
     def owners(self, diff_id: Digest) -> Path:
         """A JSON object with the user and group IDs in the layer, if it was made."""
-        return self._layout.layer(diff_id) / "owners.json"
+        return self._layout.layer(diff_id) / _OWNERS
 
     def objects(self, diff_id: Digest) -> dict[bytes, int]:
         """A layer's objects: name in the forest (32 bytes) to size in bytes."""
@@ -155,7 +190,7 @@ class Layers:
 
     def metadata_bytes(self, diff_id: Digest) -> int:
         """What the layer takes beside its objects."""
-        files = (self.image(diff_id), self.recipe(diff_id), self.tar_split(diff_id))
+        files = (self.image(diff_id), self.recipe(diff_id), *(self.tar_split(diff_id, form) for form in TarSplitForm))
         return sum(path.stat().st_size for path in files if path.exists())
 
     def show(self, staged: Sequence[Staging]) -> None:

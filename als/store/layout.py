@@ -11,9 +11,11 @@
         diff/                           where layer.erofs is mounted for clients of the ALS protocol alone
         diff1/.als/<sha256>             the forest: hardlinks to the objects that layer.erofs redirects to
         recipe                          how to get the layer's tar stream back, bit by bit (als.store.recipe)
-        tar-split.gz                    the same for containers/storage; made when the layer is published in ROOT/image-store,
-        owners.json                     as is this: the user and group IDs in the layer
+        tar-split-image.gz              the same for clients of ROOT/image-store (als.store.tarsplit), and beside it
+        owners.json                     the user and group IDs in the layer
+        tar-split-forest.gz             the same for clients of ROOT/is4; these three are there once they are needed
         layer.json                      what it is (als.store.layers.LayerRecord)
+    ROOT/lazy/<key>/                a layer that is shown before all of it is here (als.lazy.partial)
     ROOT/images/<digest hex>/       manifest, config, index-<hex> (where one names it), byte for byte; image.json
     ROOT/refs/<sha256 of ref>.json  which image a reference named when it was last pulled
     ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
@@ -36,6 +38,7 @@ keeps a layer alive is decided in :mod:`als.store.liveness` alone.
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +49,15 @@ from als.native.files import spread_directories
 from als.native.refusal import Refusal, refusal
 
 VERSION = "1"
+
+
+class TarSplitForm(enum.Enum):
+    """For which clients a tar-split file is (:mod:`als.store.tarsplit`); the values are the files' names."""
+
+    IMAGE = "tar-split-image.gz"
+    """It names files of the layer's image."""
+    FOREST = "tar-split-forest.gz"
+    """It names objects of the layer's forest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,11 @@ class Layout:
     @property
     def layers(self) -> Path:
         return self.root / "layers"
+
+    @property
+    def lazy(self) -> Path:
+        """Layers that are not complete yet."""
+        return self.root / "lazy"
 
     @property
     def images(self) -> Path:
@@ -135,7 +152,7 @@ class Layout:
         """
         try:
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            for folder in (self.objects, self.layers, self.images, self.refs, self.uses, self.tmp, self.locks):
+            for folder in (self.objects, self.layers, self.lazy, self.images, self.refs, self.uses, self.tmp, self.locks):
                 folder.mkdir(mode=0o700, exist_ok=True)
             for first in range(256):
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)

@@ -7,7 +7,7 @@ A recipe is the 8 bytes ``ALSRCP1\\n`` and then one zstd frame of records, back 
 - ``Z``, the last one: a recipe that ends without it is torn.
 
 tar-split itself (github.com/vbatts/tar-split) names files by path: reading it back needs a mounted layer, and content that a
-later entry of the same name replaced is lost. Recipes name objects; tar-split is made from a recipe when it is asked for.
+later entry of the same name replaced is lost. Recipes name objects. For clients there is tar-split beside (als.store.tarsplit).
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ MAGIC = b"ALSRCP1\n"
 _SEGMENT = struct.Struct("<cI")
 _OBJECT = struct.Struct("<32sQQ")
 _MAX_SEGMENT = 1 << 20
+
+OpenObject = Callable[[bytes], int]
+"""Gives a descriptor of an object's content, open for reading; who asked closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +119,9 @@ def _exactly(stream: BinaryIO, length: int, damaged: StoreDamaged) -> bytes:
     return data
 
 
-def tar_stream(recipe: Path, open_object: Callable[[bytes], int], *, piece: int = 1 << 20) -> Iterator[bytes]:
+def tar_stream(recipe: Path, open_object: OpenObject, *, piece: int = 1 << 20) -> Iterator[bytes]:
     """The layer's tar stream.
 
-    :param open_object: gives a descriptor of an object's content, open for reading; it is closed here.
     :raises StoreDamaged: the recipe is torn or an object is too short.
     """
     for record in read_recipe(recipe):

@@ -17,9 +17,4 @@ NOTES = {
         "nor their forests are, so the container does not start (`no such file or directory`), and nothing is copied. "
         "`podman --root DIR` does without additional stores: it pulls the image once more and runs it with the mapping."
     ),
-    "stopped-4": (
-        "Images that are here run and can be inspected, and other images are pulled as if there were no als. "
-        "Where the bytes of a layer are needed (`save`, `push` to where it is not), that ends with an error until the daemon "
-        "is back, because it generates the tar-split."
-    ),
 }

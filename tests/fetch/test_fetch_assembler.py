@@ -14,6 +14,7 @@ import pytest
 
 from als.errors import AlsError, BadImage, LimitExceeded, WorkerError
 from als.fetch.assembler import INLINE_FILE, SMALL_FILE, Assembler
+from als.fetch.splits import Splits
 from als.model.entry import Entry, EntryType
 from als.model.forest import forest_path
 from als.model.limits import Limits
@@ -35,7 +36,7 @@ def staging(tmp_path: Path) -> Iterator[Staging]:
 
 
 def assembler(staging: Staging, limits: Limits | None = None) -> Assembler:
-    return Assembler(staging, RecipeWriter(io.BytesIO()), limits or Limits(), "layer")
+    return Assembler(staging, RecipeWriter(io.BytesIO()), Splits(staging, ()), limits or Limits(), "layer")
 
 
 def take(target: Assembler, *frames: tuple[int, bytes]) -> None:

@@ -103,8 +103,7 @@ def stopped_daemon(as_root: None, tmp_path_factory: pytest.TempPathFactory) -> I
     """A daemon that was not started yet."""
     folder = tmp_path_factory.mktemp("backend")
     mountpoint = tmp_path_factory.mktemp("fuse") / "store"
-    for name in ("layers", "tar-split"):
-        (folder / name).mkdir()
+    (folder / "layers").mkdir()
     os.mkfifo(folder / "gate")
     daemon = Daemon(folder, mountpoint)
     yield daemon

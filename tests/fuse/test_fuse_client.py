@@ -100,21 +100,9 @@ def test_a_blob_is_opened_once_for_all_and_closed_after_the_last(daemon: Daemon)
     assert len(daemon.calls("open_blob")) == 2
 
 
-def test_tar_splits(daemon: Daemon) -> None:
-    chain_ids = [digest_of(number).removeprefix("sha256:") for number in range(100)]
-    for number, chain_id in enumerate(chain_ids):
-        (daemon.folder / "tar-split" / chain_id).write_bytes(b"z" * number)
-    folder = daemon.mountpoint / ".tar-split"
-    assert sorted(os.listdir(folder)) == sorted(f"{chain_id}.gz" for chain_id in chain_ids)
-    assert (folder / f"{chain_ids[7]}.gz").stat().st_size == 7
-    assert (folder / f"{chain_ids[99]}.gz").read_bytes() == b"z" * 99
-    assert errno_of(os.stat, folder / f"{'0' * 64}.gz") == errno.ENOENT
-    assert errno_of(os.stat, folder / chain_ids[0]) == errno.ENOENT
-
-
 def test_listings_show_what_was_found(daemon: Daemon) -> None:
     found, absent = daemon.add_layer("found"), digest_of("absent")
-    assert os.listdir(daemon.mountpoint) == [".tar-split"]
+    assert os.listdir(daemon.mountpoint) == []
     reference = daemon.layer(found).parent
     assert os.listdir(reference) == []
     assert errno_of(os.stat, daemon.info(absent)) == errno.ENOENT
@@ -122,14 +110,14 @@ def test_listings_show_what_was_found(daemon: Daemon) -> None:
     assert daemon.info(found).exists()
     assert sorted(os.listdir(daemon.layer(found))) == ["blob", "diff", "info"]
     assert os.listdir(reference) == [found]
-    assert sorted(os.listdir(daemon.mountpoint)) == [".tar-split", reference.name]
+    assert os.listdir(daemon.mountpoint) == [reference.name]
 
 
 def test_every_other_name_is_absent(daemon: Daemon) -> None:
     digest = daemon.add_layer("layer")
     chance = random.Random(3)
     letters = "abcXYZ019+=-_.:@%*\\ \n\u00e9"
-    places = [daemon.mountpoint, daemon.layer(digest), daemon.mountpoint / ".tar-split"]
+    places = [daemon.mountpoint, daemon.layer(digest)]
     for _ in range(1000):
         name = "".join(chance.choices(letters, k=chance.randrange(3, 200))) + "!"
         assert errno_of(os.stat, chance.choice(places) / name) == errno.ENOENT

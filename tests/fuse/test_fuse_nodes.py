@@ -63,17 +63,9 @@ def test_other_names_are_no_digests(name: bytes) -> None:
     assert nodes.parse_digest(name) is None
 
 
-def test_names_of_tar_splits() -> None:
-    chain_id = "0123456789abcdef" * 4
-    assert nodes.parse_tar_split(f"{chain_id}.gz".encode()) == chain_id
-    for name in (chain_id, f"{chain_id}.gz\n", f"{chain_id[1:]}.gz", f"{chain_id.upper()}.gz", "\xff.gz"):
-        assert nodes.parse_tar_split(name.encode("latin-1")) is None
-
-
 def test_inode_numbers_never_change() -> None:
     """These were given out; another number would be another file to a request that outlived a daemon."""
     assert nodes.Root().inode == 1
-    assert nodes.TarSplitDir().inode == 8102177270083354396
     assert nodes.ReferenceDir("a").inode == 9181729522076531553
 
 

@@ -21,6 +21,7 @@ from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.mount.erofs import mount_erofs
 from als.mount.features import data_only_lowers, kernel_version
+from als.store.layout import TarSplitForm
 from tests.harness.system import mounts_below
 from tests.imagestore.shop import Shop, tree_of
 
@@ -55,7 +56,8 @@ def test_what_a_client_reads(shop: Shop) -> None:
         (name,) = os.listdir(folder / "diff" / FOREST)
         assert (folder / "diff" / FOREST / name).samefile(shop.layout.object(bytes.fromhex(name)))
         tar_split = shop.layout.image_store / "overlay-layers" / f"{layer.chain_id}.tar-split.gz"
-        assert stat.S_ISREG(tar_split.lstat().st_mode) and tar_split.samefile(shop.layers.tar_split(layer.diff_id))
+        assert stat.S_ISREG(tar_split.lstat().st_mode)
+        assert tar_split.samefile(shop.layers.tar_split(layer.diff_id, TarSplitForm.IMAGE))
     assert mounts_below(shop.layout.root) == [], "it works without us, also after a reboot"
     assert list(store.published()) == [low.chain_id, top.chain_id]
 

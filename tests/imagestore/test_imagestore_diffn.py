@@ -19,7 +19,7 @@ from als.imagestore.lock import StorageLock
 from als.imagestore.records import PublishedLayer, parse_entries
 from als.model.digest import Digest
 from als.store.layers import Layers
-from als.store.layout import Layout
+from als.store.layout import Layout, TarSplitForm
 from tests.harness.system import unmount_below
 from tests.imagestore.shop import Shop, tree_of
 
@@ -50,7 +50,9 @@ def test_what_a_client_reads(shop: Shop) -> None:
     assert not (overlay / low.chain_id / "lower").exists()
     for layer in (low, top):
         assert (overlay / "l" / links[layer.chain_id]).readlink() == Path(f"../{layer.chain_id}/diff")
-        assert (is4 / "overlay-layers" / f"{layer.chain_id}.tar-split.gz").is_symlink()
+        tar_split = is4 / "overlay-layers" / f"{layer.chain_id}.tar-split.gz"
+        assert stat.S_ISREG(tar_split.lstat().st_mode)
+        assert tar_split.samefile(shop.layers.tar_split(layer.diff_id, TarSplitForm.FOREST))
 
 
 def test_overlay_reads_the_object_itself(shop: Shop, tmp_path: Path) -> None:
@@ -77,6 +79,21 @@ def test_publishing_again_changes_nothing(shop: Shop) -> None:
     before = {path: path.lstat().st_mtime_ns for path in is4.rglob("*") if not path.is_dir()}
     shop.diff_n.publish([layer])
     assert {path: path.lstat().st_mtime_ns for path in is4.rglob("*") if not path.is_dir()} == before
+
+
+def test_a_tar_split_file_that_leads_nowhere_is_replaced(shop: Shop) -> None:
+    """As als once had them: symlinks to what its daemon made when it was read."""
+    layer = shop.layer(b"x" * 100)
+    shop.diff_n.publish([layer])
+    path = shop.diff_n.tar_split(layer.chain_id)
+    made = path.read_bytes()
+    path.unlink()
+    path.symlink_to("/nowhere")
+    assert shop.faults(shop.diff_n) == [f"{layer.chain_id}: its tar-split file is missing"]
+    shop.diff_n.publish([layer])
+    assert not path.is_symlink()
+    assert path.read_bytes() == made
+    assert shop.faults(shop.diff_n) == []
 
 
 def test_every_change_makes_clients_read_again(shop: Shop) -> None:

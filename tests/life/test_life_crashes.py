@@ -70,7 +70,7 @@ def test_killed_at_any_step(service: Service, layout: Layout) -> None:
 def test_killed_again_and_again(service: Service, layout: Layout) -> None:
     litter(service, layout)
     for _ in range(400):
-        if not gc_killed_after(service.layout.root, 25):
+        if not gc_killed_after(service.layout.root, 60):
             break
     else:
         pytest.fail("gc makes no progress")

@@ -1,4 +1,4 @@
-"""Ordinary tar-split files of layers that no store holds: whatever a tar may hold, the stream comes back."""
+"""tar-split files of layers that no store holds: whatever a tar may hold, the stream comes back."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from als.errors import AlsError, StoreDamaged
 from als.fetch.assembler import INLINE_FILE
 from als.formats.tar import FORMAT
-from als.imagestore.disk_tarsplit import write_forest_tar_split, write_tar_split
 from als.model.builder import TreeBuilder
 from als.model.entry import EntryType
 from als.model.tree import Content, FileType, Inode, Tree
 from als.store.recipe import ObjectPart, RecipeWriter
+from als.store.tarsplit import write_forest_tar_split, write_tar_split
 from tests.formats.streams import logical, read_layer
 from tests.formats.tarblocks import END, header, padded, pax
 from tests.harness.ocilayout import TarBuilder
-from tests.imagestore.tarsplit_reader import Parts, crc64
+from tests.store.tarsplit_reader import Parts, crc64
 
 
 def test_the_reader_s_checksum() -> None:

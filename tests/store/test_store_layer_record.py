@@ -1,0 +1,29 @@
+"""What is written down of a layer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from als.errors import StoreDamaged
+from als.model.digest import Digest
+from als.store.layers import LayerRecord
+
+RECORD = LayerRecord(Digest.of(b"d"), 10_240, "tar", 2, 100, 1.5, (Digest.of(b"one"), Digest.of(b"two")))
+
+
+def test_a_record_is_read_back() -> None:
+    assert LayerRecord.from_json(json.loads(json.dumps(RECORD.to_json())), "here") == RECORD
+
+
+def test_a_record_without_tables_of_contents_promises_none() -> None:
+    value = RECORD.to_json()
+    del value["tocs"]
+    assert LayerRecord.from_json(value, "here").tocs == ()
+
+
+@pytest.mark.parametrize("tocs", ["sha256:" + "0" * 64, [1], ["sha256:0"], None, {}])
+def test_a_record_that_is_damaged(tocs: object) -> None:
+    with pytest.raises(StoreDamaged, match="incomplete layer record"):
+        LayerRecord.from_json({**RECORD.to_json(), "tocs": tocs}, "here")
