@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
     "setup": PURE | {"config", "doctor", "native", "registry", "store"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
+    "control": PURE | {"config", "fetch", "registry", "store", "service"},
     "mirror": PURE | {"registry", "store", "worker", "service"},
 }
 """Per part, the parts it may import beside itself."""

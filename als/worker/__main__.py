@@ -16,9 +16,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from als.worker import fetch_job
+from als.worker import fetch_job, inflate_job, seal_job
 from als.worker.parse_job import ParseJob
 from als.worker.sandbox import Sandbox, enter
+from als.worker.toc_job import TocJobs
 
 Job = Callable[[Mapping[str, Any], Sequence[int]], None]
 _MAX_FDS = 4
@@ -76,7 +77,10 @@ def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
-    main(int(sys.argv[1]), sys.argv[2], {"parse": ParseJob(), "fetch": fetch_job.run})
+    jobs: dict[str, Job] = {"inflate": inflate_job.run, "seal": seal_job.run}
+    tocs = TocJobs()
+    jobs |= {"find toc": tocs.find, "index toc": tocs.index}
+    main(int(sys.argv[1]), sys.argv[2], {"parse": ParseJob(), "fetch": fetch_job.run, **jobs})
     # Nothing is left to do; taking all modules down in an orderly manner would let our parent wait for it.
     logging.shutdown()
     os._exit(0)

@@ -26,6 +26,8 @@ log = logging.getLogger("als.worker")
 _START_TIMEOUT = 30.0
 _PARSE_MEMORY = 1 << 30
 _FETCH_MEMORY = 2 << 30
+_SEAL_MEMORY = 3 << 30
+"""An index of some million entries, packed and unpacked."""
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """glibc's malloc is to keep what is freed: workers take and free buffers of up to a MiB thousands of times, and for each the
 kernel would clear new pages, which was a fifth of a worker's time (mallopt(3))."""
@@ -83,6 +85,25 @@ class Workers:
         """A fetch worker (see :mod:`als.worker.fetch_job`)."""
         sandbox = Sandbox(self._uid, self._gid, network=True, memory_bytes=_FETCH_MEMORY)
         return self._spawn("fetch", params, sandbox, [requests])
+
+    def inflate(self, requests: int) -> Worker:
+        """An inflate worker (see :mod:`als.worker.inflate_job`)."""
+        return self._spawn("inflate", {}, Sandbox(self._uid, self._gid, network=False, memory_bytes=_PARSE_MEMORY), [requests])
+
+    def seal(self, kind: str, source: int, sink: int) -> Worker:
+        """A seal worker (see :mod:`als.worker.seal_job`); the descriptors stay the caller's to close."""
+        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
+        return self._spawn("seal", {"kind": kind}, sandbox, [source, sink])
+
+    def find_toc(self, request: Mapping[str, Any], link: int) -> Worker:
+        """A finder of a table of contents (see :mod:`als.worker.toc_job`)."""
+        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_PARSE_MEMORY)
+        return self._spawn("find toc", request, sandbox, [link])
+
+    def index_toc(self, request: Mapping[str, Any], link: int) -> Worker:
+        """An indexer of one (see :mod:`als.worker.toc_job`)."""
+        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
+        return self._spawn("index toc", request, sandbox, [link])
 
     def start(self) -> None:
         """Have the zygote ready before the first worker is asked for."""

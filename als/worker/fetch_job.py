@@ -23,6 +23,8 @@ from als.worker.frames import DATA, END, HEADER, FrameWriter
 
 _MAX_REQUEST = 1 << 16
 _PIECE = 1 << 18
+_PROMPT_PIECE = 1 << 15
+"""Somebody waits for the first bytes: to gather more of them would cost him milliseconds."""
 
 
 def run(params: Mapping[str, Any], fds: Sequence[int]) -> None:
@@ -74,8 +76,12 @@ def _manifest(client: RegistryClient, name: str, out: FrameWriter) -> None:
 
 def _blob(client: RegistryClient, request: Mapping[str, Any], out: FrameWriter) -> None:
     digest = Digest.parse(str(request["digest"]))
-    with client.blob(digest, offset=int(request["offset"]), length=request["length"]) as stream:
-        out.write_json(HEADER, {"size": stream.size})
+    length, prompt = request["length"], bool(request.get("prompt"))
+    with client.blob(digest, offset=int(request["offset"]), length=length, whole_instead=prompt) as stream:
+        head = {"size": stream.size, "start": stream.start, "whole": stream.whole, "place": stream.place}
+        out.write_json(HEADER, head)
         out.flush()
-        while data := stream.read(_PIECE):
+        while data := stream.read(_PROMPT_PIECE if prompt else _PIECE):
             out.write(DATA, data)
+            if prompt:
+                out.flush()

@@ -21,18 +21,20 @@ from als.erofs.reader import read_image
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, BadReference, ConfigError, RegistryDenied, RegistryError, StoreDamaged, WorkerError
 from als.fetch.assembler import Assembler
+from als.fetch.splits import Splits
 from als.formats.base import Begin, Payload
 from als.formats.codecs import Compression, decompressor, identify
 from als.formats.tar.parser import TarParser
 from als.fuse import nodes
 from als.imagestore.records import format_entries, parse_entries
 from als.model.builder import TreeBuilder
+from als.model.digest import Digest
 from als.model.entry import EntryType
 from als.model.forest import forest_path
 from als.model.manifest import Index, choose, layer_compression, parse_config, parse_manifest, toc_digest
 from als.model.platform import Platform
 from als.model.reference import parse_reference
-from als.model.tree import Content
+from als.model.tree import Content, Inode, Tree
 from als.mount.table import parse_mountinfo
 from als.registry.archive import OciArchive
 from als.registry.auth import parse_auth
@@ -47,14 +49,16 @@ from als.setup.edits import perform, revert
 from als.setup.registriesconf import Hosts, registries_edits
 from als.setup.storageconf import storage_edits
 from als.store.layers import Staging
-from als.store.layout import Layout
+from als.store.layout import Layout, TarSplitForm
 from als.store.recipe import RecipeWriter, read_recipe
 from als.worker.frames import END, RUN, FrameReader, unpack_error
 from als.worker.runs import pack_entry, unpack_run
 from tests.erofs.trees import describe
+from tests.fuzz.aheadtargets import ahead_targets
 from tests.fuzz.driver import Target
 from tests.fuzz.inputs import DOCUMENT, LIMITS, WHITEOUTS, pieces
 from tests.fuzz.lazytargets import lazy_targets
+from tests.store.tarsplit_reader import Parts
 
 PLATFORM = Platform("linux", "amd64")
 BLOCK = 512
@@ -154,21 +158,44 @@ def frames_of(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def layer(data: bytes) -> None:
-    """What the privileged side makes of all that a parse worker may say: every object has the name of its content."""
+    """What the privileged side makes of all that a parse worker may say: every object has the name of its content.
+
+    And where there are tar-split files, clients get the very stream by them.
+    """
     with TemporaryDirectory() as folder:
         staging = Staging(Layout(Path(folder)), Path(folder, "staging"))
-        assembler = Assembler(staging, RecipeWriter(BytesIO()), LIMITS, "layer")
-        try:
-            for kind, body in frames_of(data):
-                assembler.take(kind, body)
-            tree = assembler.finish()
-        finally:
-            assembler.abandon()
-        assert assembler.stream_size <= LIMITS.layer_bytes
+        with Splits(staging, tuple(TarSplitForm)) as splits:
+            assembler = Assembler(staging, RecipeWriter(BytesIO()), splits, LIMITS, "layer")
+            try:
+                for kind, body in frames_of(data):
+                    assembler.take(kind, body)
+                tree = assembler.finish()
+            finally:
+                assembler.abandon()
+            assert assembler.stream_size <= LIMITS.layer_bytes
+            splits.finish(dict(tree.walk()))
+
+        def content_of(name: bytes) -> bytes:
+            return (staging.path / "diff1" / forest_path(name)).read_bytes()
+
         for name, (_, size) in tree.contents().items():
-            content = (staging.path / "diff1" / forest_path(name)).read_bytes()
+            content = content_of(name)
             assert (sha256(content).digest(), len(content)) == (name, size)
+        getters = {
+            TarSplitForm.IMAGE: lambda name: content_of(object_at(tree, name)),
+            TarSplitForm.FOREST: lambda name: (staging.path / "diff" / os.fsdecode(name)).read_bytes(),
+        }
+        for form, get in getters.items():
+            if (made := staging.tar_split(form)).exists():
+                assert Digest.of(Parts.read(made.read_bytes()).stream(get)) == assembler.diff_id
         write_image(tree, BytesIO(), LAYER)
+
+
+def object_at(tree: Tree, path: bytes) -> bytes:
+    """The object that a client finds at a path of an image."""
+    node = tree.find(path)
+    assert isinstance(node, Inode) and node.data is None and node.content is not None
+    return node.content.name
 
 
 def worker_error(data: bytes) -> None:
@@ -304,7 +331,6 @@ def lookup(data: bytes) -> None:
     """The names that a client of the layer store may come with."""
     text = nodes.parse_reference(data)
     nodes.parse_digest(data)
-    nodes.parse_tar_split(data)
     if text is None:
         raise BadReference("no name")
     parse_reference(text)
@@ -330,6 +356,7 @@ def _targets() -> Iterable[Target]:
     yield Target("zstd", zstd, (BadImage,), (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"))
     yield Target("plain", plain, (BadImage,))
     yield from lazy_targets()
+    yield from ahead_targets()
     yield Target("erofs", erofs, (StoreDamaged,))
     yield Target("run", run, (WorkerError,))
     yield Target("frames", frames, (AlsError,), (b"E", b"Z", b"R\0\0\0\0"))

@@ -1,0 +1,95 @@
+"""Parts of a blob that are no units of files: fetched by the same engine, by the same rules, and kept by who asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+
+from als.errors import AlsError, BadImage, NotFound
+from als.fetch.source import RangeSource
+from als.formats.codecs import Compression
+from als.lazy.layer import LazyLayer
+
+_WRONG_MAX = 5
+
+
+class Ranges:
+    """Some ranges of a layer's blob, as a target of the engine.
+
+    :param ranges: offset and end of each, in order, and the most bytes that may come out of it.
+    :param keep: given the number of a range and its decompressed bytes; raises BadImage where they are wrong.
+    """
+
+    def __init__(
+        self,
+        layer: LazyLayer,
+        name: str,
+        ranges: Sequence[tuple[int, int, int]],
+        compression: Compression,
+        keep: Callable[[int, bytearray], None],
+    ) -> None:
+        self.key = f"{layer.key}/{name}"
+        self.host = layer.host
+        self.digest = layer.digest
+        self.blob_size = layer.blob_size
+        self.where = layer.where
+        self.compression = compression
+        self.whole = True
+        self.starts: Sequence[int] = [start for start, _, _ in ranges]
+        self.ends: Sequence[int] = [end for _, end, _ in ranges]
+        self.done: Future[None] = Future()
+        """Fulfilled when all have come; fails when they will not."""
+        self._most = [most for _, _, most in ranges]
+        self._layer = layer
+        self._keep = keep
+        self._left = set(range(len(ranges)))
+        self._wrong = 0
+
+    def fetch(self, timeout: float) -> None:
+        """Fetch them in the background.
+
+        :param timeout: seconds that it may take.
+        :raises AlsError: they do not come.
+        """
+        if not self._left:
+            return
+        self._layer.engine.add(self, ())
+        self._layer.engine.fill(self)
+        try:
+            self.done.result(timeout)
+        finally:
+            self._layer.engine.remove(self)
+
+    def most(self, unit: int) -> int:
+        return self._most[unit]
+
+    def still_needed(self, units: Sequence[int]) -> set[int]:
+        return set(units)
+
+    def source(self) -> RangeSource:
+        return self._layer.source()
+
+    def broken(self, source: RangeSource) -> None:
+        self._layer.broken(source)
+
+    def served(self, place: str) -> None:
+        self._layer.served(place)
+
+    def deliver(self, units: Mapping[int, bytearray]) -> dict[int, AlsError]:
+        wrong: dict[int, AlsError] = {}
+        for unit, data in units.items():
+            try:
+                self._keep(unit, data)
+            except BadImage as error:
+                wrong[unit] = error
+                continue
+            self._left.discard(unit)
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
+        return wrong
+
+    def trouble(self, units: Sequence[int], error: AlsError) -> None:
+        self._wrong += isinstance(error, BadImage)
+        self._layer.trouble((), error)
+        if (isinstance(error, NotFound) or self._wrong >= _WRONG_MAX) and not self.done.done():
+            self.done.set_exception(error)

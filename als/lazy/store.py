@@ -1,0 +1,278 @@
+"""The lazy layers of one store: made, found again after a restart, and forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from als.erofs.profile import LAYER
+from als.erofs.writer import write_image
+from als.errors import AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
+from als.fetch.source import RangeSource
+from als.formats.index import LayerIndex
+from als.formats.indexfile import pack, unpack
+from als.formats.lazy import tree_of
+from als.formats.units import IN_MEMORY
+from als.lazy.engine import Engine
+from als.lazy.layer import LazyLayer
+from als.lazy.partial import LazyFolder, LazyRecord, key_of
+from als.lazy.rest import RestLog, gaps_of
+from als.model.digest import Digest
+from als.model.limits import DEFAULT_LIMITS, Limits
+from als.model.manifest import Descriptor
+from als.model.tree import Tree
+from als.registry.settings import Settings
+from als.store.layout import Layout
+from als.store.refused import store_errors
+from als.store.trash import Trash
+
+log = logging.getLogger("als.lazy")
+
+PATIENCE = Settings(connect_timeout=5.0, read_timeout=8.0, deadline=15.0, attempts=2, connections=24)
+"""How registries are spoken to where a reader waits: it is the scheduler that tries again, and that knows for whom."""
+
+Opener = Callable[[str], RangeSource]
+"""Gives the repository of a reference, with the credentials that are configured now."""
+
+
+class SharedOrigin:
+    """The source of the lazy layers of one reference; opened when it is needed, and again when it has failed."""
+
+    def __init__(self, reference: str, host: str, opener: Opener) -> None:
+        self.host = host
+        self._reference = reference
+        self._open = opener
+        self._lock = threading.Lock()
+        self._source: RangeSource | None = None
+
+    def source(self) -> RangeSource:
+        with self._lock:
+            if self._source is None:
+                self._source = self._open(self._reference)
+            return self._source
+
+    def renew(self, source: RangeSource | None) -> None:
+        with self._lock:
+            if self._source is not None and source in (None, self._source):
+                self._source.close()
+                self._source = None
+
+    def close(self) -> None:
+        """End the connections; they are opened again by whoever asks next."""
+        self.renew(None)
+
+
+class LazyStore:
+    """Thread-safe; a context manager. The caller holds the store's lock shared."""
+
+    def __init__(self, layout: Layout, engine: Engine, opener: Opener) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._open = opener
+        self._lock = threading.Lock()
+        self._layers: dict[str, LazyLayer] = {}
+        self._origins: dict[str, SharedOrigin] = {}
+
+    def create(
+        self,
+        reference: str,
+        host: str,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        index: LayerIndex,
+        format_name: str,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> LazyLayer:
+        """A lazy layer that serves from now on; the one that is there already, if it was made before.
+
+        :param host: under which what is known of the link is shared.
+        :param index: was found to be what the manifest commits to.
+        :raises Unsupported: the layer cannot be read lazily.
+        :raises BadImage: the index makes no layer, or was refused before.
+        :raises StoreError: the disk refused.
+        """
+        _check(index, limits)
+        key = key_of(diff_id, descriptor.digest, index)
+        with self._lock:
+            if key in self._layers:
+                return self._layers[key]
+        folder = self._layout.lazy / key
+        if (folder / "refused").exists():
+            raise BadImage("this layer was refused before", where=f"{reference} {descriptor.digest}")
+        if not folder.exists():
+            self._make(folder, reference, descriptor, diff_id, index, format_name, tree_of(index, limits))
+        return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+
+    def resume(self, host_of: Callable[[str], str], limits: Limits = DEFAULT_LIMITS) -> list[LazyLayer]:
+        """Open what was there before a restart; what cannot be opened is logged and left out.
+
+        :param host_of: the host of a reference.
+        """
+        found: list[LazyLayer] = []
+        for path in sorted(self._layout.lazy.iterdir()):
+            if path.name.startswith(".") or (path / "refused").exists():
+                continue
+            try:
+                folder = LazyFolder(self._layout, path)
+                record = folder.record()
+                index = unpack((path / "index").read_bytes())
+                if key_of(record.diff_id, record.descriptor.digest, index) != path.name:
+                    raise BadImage("not what its name says", where=str(path))
+                _repair_image(folder, record, tree_of(index, limits))
+                found.append(self._serve(path.name, record, index, host_of(record.reference)))
+            except (AlsError, OSError) as error:
+                log.warning("a lazy layer cannot be resumed: %s: %s", path.name, error)
+        return found
+
+    def get(self, key: str) -> LazyLayer:
+        """A layer that is served.
+
+        :raises NotFound: there is none of this key.
+        """
+        with self._lock:
+            layer = self._layers.get(key)
+        if layer is None:
+            raise NotFound("no such lazy layer", where=key)
+        return layer
+
+    def all(self) -> list[LazyLayer]:
+        """Every layer that is served."""
+        with self._lock:
+            return list(self._layers.values())
+
+    def refuse(self, layer: LazyLayer, error: AlsError) -> None:
+        """Serve a layer no more, and never again; its folder holds nothing but the reason from now on."""
+        layer.refuse(error)
+        with store_errors(layer.folder.path):
+            (layer.folder.path / "refused").write_text(f"{error}\n", "utf-8")
+        self._forget(layer)
+
+    def discard(self, layer: LazyLayer, trash: Trash) -> None:
+        """Forget a layer and remove its folder. Nothing may be mounted on it."""
+        layer.close()
+        self._forget(layer)
+        trash.put(layer.folder.path)
+
+    def close(self) -> None:
+        """Stop serving; what is here stays."""
+        for layer in self.all():
+            layer.close()
+            self._forget(layer)
+        with self._lock:
+            origins = list(self._origins.values())
+            self._origins.clear()
+        for origin in origins:
+            origin.close()
+
+    def __enter__(self) -> LazyStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- within
+
+    def _make(
+        self,
+        folder: Path,
+        reference: str,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        index: LayerIndex,
+        format_name: str,
+        tree: Tree,
+    ) -> None:
+        staging = self._layout.tmp / f"{int(time.time()):x}-{secrets.token_hex(6)}"
+        try:
+            with store_errors(staging):
+                staging.mkdir(mode=0o700)
+                LazyFolder.prepare(staging)
+                sha256 = _write_image(staging / "layer.erofs", tree)
+                with (staging / "index").open("xb") as file:
+                    file.writelines(pack(index))
+                record = LazyRecord(reference, descriptor, diff_id, format_name, sha256)
+                (staging / "lazy.json").write_text(json.dumps(record.to_json(), indent=1, sort_keys=True))
+                try:
+                    staging.rename(folder)
+                except OSError:
+                    # Somebody else was quicker, and made the same.
+                    if not folder.exists():
+                        raise
+        finally:
+            if staging.exists():
+                shutil.rmtree(staging)
+
+    def _serve(self, key: str, record: LazyRecord, index: LayerIndex, host: str) -> LazyLayer:
+        with self._lock:
+            if key in self._layers:
+                return self._layers[key]
+            origin = self._origins.setdefault(record.reference, SharedOrigin(record.reference, host, self._open))
+            folder = LazyFolder(self._layout, self._layout.lazy / key)
+            layer = LazyLayer(key, record, index, folder, self._engine, origin, self._offer)
+            if index.tar_split is None:
+                with store_errors(folder.path):
+                    layer.keep_rest(RestLog(folder.path / "rest", index.units + sum(1 for _ in gaps_of(index))))
+            layer.start()
+            self._layers[key] = layer
+            return layer
+
+    def _offer(self, objects: Sequence[bytes]) -> None:
+        for layer in self.all():
+            if not layer.content.done():
+                layer.offer(objects)
+
+    def _forget(self, layer: LazyLayer) -> None:
+        with self._lock:
+            self._layers.pop(layer.key, None)
+            if any(each.record.reference == layer.record.reference for each in self._layers.values()):
+                return
+            origin = self._origins.pop(layer.record.reference, None)
+        if origin is not None:
+            origin.close()
+
+
+def _check(index: LayerIndex, limits: Limits) -> None:
+    """Units and chunks are held in memory while they are verified, and holes cost a blob nothing.
+
+    :raises Unsupported: a chunk or unit is too large.
+    :raises LimitExceeded: the files are too large for the blob.
+    """
+    columns = index.columns
+    largest = max((end - start for start, end in zip(columns.unit_starts, columns.unit_ends, strict=True)), default=0)
+    large = (number for number, size in enumerate(columns.sizes) if size > IN_MEMORY)
+    chunks = (chunk.size for number in large for chunk in index.chunks(number) if not chunk.hole)
+    if max(largest, max(columns.chunk_inner, default=0), max(chunks, default=0)) > IN_MEMORY:
+        raise Unsupported(f"a chunk or unit of more than {IN_MEMORY} bytes")
+    if max((gap.length for gap in gaps_of(index)), default=0) > limits.toc_bytes:
+        raise Unsupported(f"more than {limits.toc_bytes} bytes between two units")
+    if sum(columns.sizes) > min(limits.layer_bytes, limits.expansion_floor + limits.expansion * index.blob_size):
+        raise LimitExceeded("its files are larger than allowed")
+
+
+def _write_image(path: Path, tree: Tree) -> str:
+    with path.open("x+b") as file:
+        write_image(tree, file, LAYER)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _repair_image(folder: LazyFolder, record: LazyRecord, tree: Tree) -> None:
+    """Write the image anew unless it is what it was: nobody waited until it had reached the disk."""
+    with store_errors(folder.path):
+        if folder.image.exists():
+            with folder.image.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == record.image_sha256:
+                    return
+        staging = folder.path / f".image-{secrets.token_hex(4)}"
+        if _write_image(staging, tree) != record.image_sha256:
+            os.unlink(staging)  # noqa: PTH108
+            raise StoreError("the index of a lazy layer makes another image than before", where=str(folder.path))
+        staging.rename(folder.image)
