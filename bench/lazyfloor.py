@@ -2,9 +2,8 @@
 
 A floor of three parts: round trips that depend on each other, the bytes that the container reads at the link's rate, and
 podman's own start. Which files the container reads is seen from outside: after their pages were dropped from the cache and the
-container ran from plain overlay storage, the kernel says of which files any page is there. The bytes are those of their units
-in the eStargz image (with manifest, configuration and table of contents), since no byte of a unit can be had without those
-before it.
+container ran from plain overlay storage, the kernel says how much of each file is there. The bytes are that part of the file's
+units in the eStargz image (what a format with smaller units could do with), with manifest, configuration and table of contents.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def floor_of(podman: Podman, plain: str, estargz: str, registry: RegistryServer,
         podman.run(plain, *command)
         warm.append(time.perf_counter() - begin)
     resident = _read_files(podman, plain, command)
-    needed = _needed_bytes(registry, estargz, set(resident))
+    needed = _needed_bytes(registry, estargz, resident)
     return Floor(statistics.median(warm), len(resident), sum(resident.values()), needed)
 
 
@@ -85,8 +84,8 @@ def _resident(files: list[Path]) -> Iterator[tuple[Path, int]]:
         yield from ((Path(row["file"]), int(row["res"])) for row in json.loads(done.stdout)["fincore"])
 
 
-def _needed_bytes(registry: RegistryServer, reference: str, paths: set[bytes]) -> int:
-    """Compressed bytes of all units with these files, manifest, configuration and tables of contents."""
+def _needed_bytes(registry: RegistryServer, reference: str, resident: Mapping[bytes, int]) -> int:
+    """Compressed bytes of so much of these files, of manifest, configuration and tables of contents."""
     storage = registry.folder / "storage" / "docker" / "registry" / "v2"
     name, _, tag = reference.partition("/")[2].rpartition(":")
     link = storage / "repositories" / name / "_manifests" / "tags" / tag / "current" / "link"
@@ -114,15 +113,16 @@ def _needed_bytes(registry: RegistryServer, reference: str, paths: set[bytes]) -
                 return file.read(request.length)
 
         index = run(found.read(layer, DEFAULT_LIMITS), answer)
-        total += sum(asked) + _units_of(index, paths)
+        total += sum(asked) + _part_of(index, resident)
     return total
 
 
-def _units_of(index: LayerIndex, paths: set[bytes]) -> int:
-    units = {
-        chunk.unit
-        for number in range(len(index))
-        if index.size(number) and b"/".join(clean(index.entry(number).path)) in paths
-        for chunk in index.chunks(number)
-    }
-    return sum(unit.length for unit in units)
+def _part_of(index: LayerIndex, resident: Mapping[bytes, int]) -> int:
+    total = 0.0
+    for number in range(len(index)):
+        size = index.size(number)
+        read = resident.get(b"/".join(clean(index.entry(number).path)), 0) if size else 0
+        if read:
+            units = {chunk.unit for chunk in index.chunks(number)}
+            total += sum(unit.length for unit in units) * min(1.0, read / size)
+    return int(total)

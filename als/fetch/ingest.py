@@ -32,6 +32,7 @@ from als.fetch.writeback import Writeback
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor
+from als.model.tree import Tree
 from als.store.layers import LayerRecord, Staging
 from als.store.layout import TarSplitForm
 from als.store.owners import owners_of
@@ -103,18 +104,24 @@ def ingest(
         pump.check()
         if assembler.diff_id != diff_id:
             raise DigestMismatch(f"its content is {assembler.diff_id}, the image's config promises {diff_id}", where=where)
-        with contextlib.closing(Writeback(staging.path)) as writeback:
-            # The objects go to the disk while the image is being made, which keeps one processor busy and no disk.
-            writeback.begin()
-            with staging.image.open("xb") as image:
-                write_image(tree, image, LAYER)
-            names = dict(tree.walk())
-            splits.finish(names)
-            if TarSplitForm.IMAGE in tar_splits:
-                staging.owners.write_text(json.dumps(owners_of(names.values())))
-            writeback.settle()
+        names = _describe(staging, tree, splits, tar_splits)
         size = sum(staging.forest.sizes.values())
-        return LayerRecord(diff_id, assembler.stream_size, format_name, len(names), size, time.time())
+        return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time())
+
+
+def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collection[TarSplitForm]) -> int:
+    """Write what follows from the tree; how many names it has."""
+    with contextlib.closing(Writeback(staging.path)) as writeback:
+        # The objects go to the disk while the image is being made, which keeps one processor busy and no disk.
+        writeback.begin()
+        with staging.image.open("xb") as image:
+            write_image(tree, image, LAYER)
+        names = dict(tree.walk())
+        splits.finish(names)
+        if TarSplitForm.IMAGE in tar_splits:
+            staging.owners.write_text(json.dumps(owners_of(names.values())))
+        writeback.settle()
+    return len(names)
 
 
 class _Pump(threading.Thread):

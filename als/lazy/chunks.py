@@ -70,11 +70,6 @@ class ChunkMap:
         yield from (number for number in self._sorted if not self._whole[number])
         yield from (number for number in self._unnamed.values() if not self._whole[number])
 
-    def files(self) -> Iterator[int]:
-        """The entries that stand for files."""
-        yield from (number for number in self._sorted if self._whole[number] != 2)
-        yield from self._unnamed.values()
-
     def filled(self) -> list[int]:
         """The entries all of whose chunks are here, and that are not here as one."""
         rows = ((number, self.rows(number)) for number in self.absent())

@@ -9,8 +9,8 @@ The finished layer is made beside the lazy one of hardlinks and published like e
 disturbed, and may be led over one by one.
 
 Where there is a tar-split, every byte has a digest to which the manifest commits, and a layer whose DiffID does not match is
-refused for ever. Elsewhere the bytes beside the files have none, and may have come wrong. So the blob is then fetched whole, and
-its own digest decides who lies.
+refused for ever. Elsewhere the bytes beside the files have none, and may have come wrong. So the blob is then fetched whole,
+and its own digest decides who lies.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from als.formats.codecs import Compression
 from als.formats.indexfile import pack
 from als.formats.units import stream_ranges
 from als.lazy.cutter import Cutter
-from als.lazy.layer import REST_MAX, LazyLayer, beside
+from als.lazy.layer import REST_MAX, LazyLayer
 from als.lazy.ranges import Ranges
+from als.lazy.rest import beside
 from als.lazy.store import LazyStore
 from als.model.digest import Digest
 from als.model.forest import FOREST
@@ -102,10 +103,12 @@ class Sealer:
             log.info("%s is looked at more closely: %s", layer.where, error)
         self._prove(layer)
         try:
-            return self._seal(layer)
+            record = self._seal(layer)
         except BadImage as error:
             self._lazy.refuse(layer, error)
             raise
+        log.warning("%s %s: bytes beside the files had come wrong, and were fetched again", layer.where, layer.digest)
+        return record
 
     def _seal(self, layer: LazyLayer) -> LayerRecord:
         with locked(self._layout.locks / layer.record.diff_id.hex, timeout=_LOCK_TIMEOUT):
@@ -237,7 +240,7 @@ class Sealer:
         source = layer.source()
         with (
             contextlib.closing(source.range(layer.digest, 0, layer.blob_size, layer.engine.check)) as blob,
-            layer.engine.inflater() as inflater,
+            layer.engine.inflater(fresh=True) as inflater,
         ):
             for piece in blob.pieces():
                 hasher.update(piece)
@@ -261,7 +264,6 @@ class Sealer:
             )
             self._lazy.refuse(layer, error)
             raise error
-        log.warning("%s %s: bytes beside the files had come wrong, and were fetched again", layer.where, layer.digest)
 
 
 class _Stream:

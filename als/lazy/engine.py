@@ -185,9 +185,9 @@ class Engine:
             self._chores.submit(self._guarded, work).add_done_callback(_report)
 
     @contextlib.contextmanager
-    def inflater(self) -> Iterator[Inflater]:
-        """An inflate worker for a while."""
-        with self._pool.lent() as found:
+    def inflater(self, *, fresh: bool = False) -> Iterator[Inflater]:
+        """An inflate worker for a while; `fresh`: one that has seen nobody else's bytes."""
+        with self._pool.lent(fresh=fresh) as found:
             yield found
 
     def link(self, host: str) -> Link:

@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
 
 from als.errors import (
     AlsError,
@@ -28,76 +24,31 @@ from als.errors import (
     DigestMismatch,
     NotFound,
     RegistryDenied,
-    StoreError,
+    StoreDamaged,
 )
 from als.fetch.source import RangeSource
-from als.formats.codecs import Compression
 from als.formats.index import Chunk, LayerIndex
-from als.lazy.chunks import ChunkMap, Progress
+from als.lazy.chunks import Progress
 from als.lazy.engine import Engine
-from als.lazy.partial import LazyFolder, LazyRecord
-from als.lazy.rest import RestLog
+from als.lazy.partial import LazyFolder
+from als.lazy.record import LazyRecord
+from als.lazy.rest import RestLog, beside
 from als.lazy.schedule import Want
+from als.lazy.state import LayerState, Origin
 
 log = logging.getLogger("als.lazy")
 
 REST_MAX = 64 << 20
 """The most bytes beside files that a unit may hold: headers, of which each can have some MiB."""
 _SMALL = 1 << 20
-_WRONG_MAX = 3
-_COMMIT_BYTES = 64 << 20
-_COMMIT_SECONDS = 5.0
-_FIRST_WINDOW = 256 << 10
-_LAST_WINDOW = 16 << 20
-_READERS = 256
+_COMPLAIN_SECONDS = 5.0
 
 
-class Origin(Protocol):
-    """Where a layer's bytes come from; shared by the layers of an image."""
-
-    host: str
-
-    def source(self) -> RangeSource:
-        """Whom to ask.
-
-        :raises AlsError: there is nobody to ask.
-        """
-        ...
-
-    def renew(self, source: RangeSource | None) -> None:
-        """Do not use this one again (None: whichever is in use)."""
-        ...
-
-
-class _Waiter:
-    """A read that waits for chunks."""
-
-    def __init__(self, name: bytes, offset: int, length: int, missing: Mapping[int, int], deadline: float) -> None:
-        self.name = name
-        self.offset = offset
-        self.length = length
-        self.missing = dict(missing)
-        """Rows of chunks and their units."""
-        self.deadline = deadline
-        self.future: Future[bytes] = Future()
-        self.error: AlsError | None = None
-        self.wrong: dict[int, int] = {}
-        """How often each unit came and was wrong."""
-
-
-class _Reader:
-    """How far somebody has read a file from front to back."""
-
-    def __init__(self) -> None:
-        self.next = 0
-        self.window = _FIRST_WINDOW
-        self.asked = 0
-
-
-class LazyLayer:
+class LazyLayer(LayerState):
     """See the module. Thread-safe. Made by :class:`als.lazy.store.LazyStore`.
 
     :param known: called with the sha256 of new objects.
+    :param borrow: gives a chunk (name of its file, the chunk) that another lazy layer has, verified; None where none has it.
     """
 
     def __init__(
@@ -109,35 +60,12 @@ class LazyLayer:
         engine: Engine,
         origin: Origin,
         known: Callable[[Sequence[bytes]], None],
+        borrow: Callable[[LazyLayer, bytes, Chunk], bytes | None],
     ) -> None:
-        self.key = key
-        self.record = record
-        self.index = index
-        self.folder = folder
-        self.engine = engine
-        self.origin = origin
-        self.content: Future[None] = Future()
-        """Fulfilled when every file is here; fails when the layer is refused or closed before."""
+        super().__init__(key, record, index, folder, engine, origin, known)
         self.rest: RestLog | None = None
-        self._known = known
-        self._lock = threading.Lock()
-        self._chunks = ChunkMap(index)
-        self._waiting: dict[int, list[_Waiter]] = {}
-        self._readers: OrderedDict[int, _Reader] = OrderedDict()
-        self._refused: AlsError | None = None
-        self._filling = False
-        self._committing = False
+        self._borrow = borrow
         self._complained = 0.0
-        self._place = ""
-        # As a target of the engine:
-        self.digest = record.descriptor.digest
-        self.blob_size = record.descriptor.size
-        self.where = record.reference
-        self.host = origin.host
-        self.compression: Compression = index.compression
-        self.whole = False
-        self.starts: Sequence[int] = index.columns.unit_starts
-        self.ends: Sequence[int] = index.columns.unit_ends
 
     # -- for readers
 
@@ -172,7 +100,7 @@ class LazyLayer:
             waiter = self._wait(name, offset, length, timeout)
             if waiter is not None:
                 return waiter.future
-            done.set_result(self.folder.read(name, offset, length) if length else b"")
+            done.set_result(self._bytes(name, offset, length) if length else b"")
         except AlsError as error:
             done.set_exception(error)
         return done
@@ -240,33 +168,31 @@ class LazyLayer:
                 wanted.append((sha256, self.index.size(number)))
         self._have(self.folder.link_known(wanted))
 
-    def commit(self) -> None:
-        """Wait for the disk and give the files that are here their names in the store.
-
-        :raises StoreError: the disk refused.
-        """
-        objects = self.folder.commit()
-        if objects:
-            self._known(objects)
-
-    def refuse(self, error: AlsError) -> None:
-        """The layer is not what was promised: nothing more of it is served."""
+    def lend(self, name: bytes, wanted: Chunk) -> bytes | None:
+        """A chunk of a file of this name, if it is here and the same; it is verified again."""
+        number = self._chunks.find(name)
+        if number is None:
+            return None
         with self._lock:
-            if self._refused is not None:
-                return
-            self._refused = error
-        self.engine.remove(self)
-        self._fail_all(error)
-        if not self.content.done():
-            self.content.set_exception(error)
+            missing = self._chunks.missing(number, wanted.offset, wanted.size)
+        if missing or not any(
+            (each.offset, each.size, each.sha256) == (wanted.offset, wanted.size, wanted.sha256)
+            for each in self.index.chunks_within(number, wanted.offset, 1)
+        ):
+            return None
+        try:
+            data = self._bytes(name, wanted.offset, wanted.size)
+        except StoreDamaged:
+            # It is being removed; then there is nothing to lend.
+            return None
+        return data if hashlib.sha256(data).digest() == wanted.sha256 else None
 
     def close(self) -> None:
         """Serve no more; what is here stays. Opened again, the layer goes on from there."""
         self.engine.remove(self)
         error = DeadlineExceeded("the layer is being closed", where=self.where)
         self._fail_all(error)
-        if not self.content.done():
-            self.content.set_exception(error)
+        self._settle(error)
         if self.rest is not None:
             self.rest.close()
 
@@ -285,6 +211,13 @@ class LazyLayer:
                     if sha256 is not None and not self._chunks.has(row) and self._chunks.stands(number):
                         wanted[sha256] = self.index.size(number)
         self._have(self.folder.link_known(wanted.items()))
+        for unit in units:
+            for row, number, chunk in self._chunks.in_unit(unit):
+                # Of a file that is one chunk no other layer has a part.
+                if self._chunks.stands(number) and not self._chunks.has(row) and chunk.size < self.index.size(number):
+                    data = self._borrow(self, self._chunks.name(number), chunk)
+                    if data is not None:
+                        self._take(row, number, chunk, memoryview(data))
         with self._lock:
             return {unit for unit in units if self._chunks.needed(unit)}
 
@@ -323,207 +256,16 @@ class LazyLayer:
         return wrong
 
     def trouble(self, units: Sequence[int], error: AlsError) -> None:
-        wrong = isinstance(error, BadImage)
-        final = isinstance(error, NotFound | StoreError)
         if isinstance(error, RegistryDenied):
             # The credentials may have changed since they were read.
             self.origin.renew(None)
-        failed: list[_Waiter] = []
+        wrong = isinstance(error, BadImage)
         with self._lock:
-            wanted = set(units)
-            for waiter in {each for waiters in self._waiting.values() for each in waiters}:
-                if wanted.isdisjoint(waiter.missing.values()):
-                    continue
-                denied = isinstance(error, RegistryDenied) and isinstance(waiter.error, RegistryDenied)
-                waiter.error = error
-                for unit in units if wrong else ():
-                    waiter.wrong[unit] = waiter.wrong.get(unit, 0) + 1
-                if final or denied or max(waiter.wrong.values(), default=0) >= _WRONG_MAX:
-                    failed.append(waiter)
-        for waiter in failed:
-            self._give_up(waiter, error)
+            troubled = self._waiting.waiting_for(units)
+            failed = [waiter for waiter in troubled if waiter.troubled(units, error, wrong=wrong)]
         now = time.monotonic()
-        if failed or now - self._complained > _COMMIT_SECONDS:
+        if failed or now - self._complained > _COMPLAIN_SECONDS:
             self._complained = now
             log.warning("%s", error)
-
-    # -- within
-
-    def _wait(self, name: bytes, offset: int, length: int, timeout: float) -> _Waiter | None:
-        """A waiter, if there is something to wait for."""
-        number = self._chunks.find(name)
-        if self._refused is not None:
-            raise self._refused
-        if number is None or not length or self._chunks.whole(number):
-            return None
-        if self._missing(number, offset, length):
-            sha256 = self.index.sha256(number)
-            self._have(self.folder.link_known([(sha256, self.index.size(number))] if sha256 is not None else []))
-        with self._lock:
-            missing = {row: chunk.unit.number for row, chunk in self._chunks.missing(number, offset, length)}
-            waiter = _Waiter(name, offset, length, missing, time.monotonic() + timeout) if missing else None
-            for row in missing:
-                assert waiter is not None
-                self._waiting.setdefault(row, []).append(waiter)
-        if waiter is not None:
-            # Weakly: a read that was answered would otherwise be kept, with its bytes, until its deadline.
-            late = weakref.ref(waiter)
-            self.engine.at(waiter.deadline, lambda: self._expire(late()))
-            self.engine.want(self, sorted(set(missing.values())), Want.DEMAND)
-        self._read_ahead(number, offset, length)
-        return waiter
-
-    def _read_ahead(self, number: int, offset: int, length: int) -> None:
-        end = offset + length
-        with self._lock:
-            reader = self._readers.setdefault(number, _Reader())
-            self._readers.move_to_end(number)
-            if len(self._readers) > _READERS:
-                self._readers.popitem(last=False)
-            # The kernel's own read-ahead may come a little out of order.
-            going_on = reader.next and abs(offset - reader.next) <= _FIRST_WINDOW
-            reader.next = max(reader.next, end) if going_on else end
-            if not going_on:
-                reader.window, reader.asked = _FIRST_WINDOW, end
-                return
-            if end + reader.window // 2 <= reader.asked:
-                return
-            start = max(end, reader.asked)
-            reader.window = min(2 * reader.window, _LAST_WINDOW)
-            reader.asked = end + reader.window
-            missing = self._chunks.missing(number, start, reader.asked - start)
-        self._want(missing, Want.AHEAD)
-
-    def _missing(self, number: int, offset: int, length: int) -> list[tuple[int, Chunk]]:
-        with self._lock:
-            return self._chunks.missing(number, offset, length)
-
-    def _want(self, missing: Sequence[tuple[int, Chunk]], want: Want) -> None:
-        if missing:
-            self.engine.want(self, sorted({chunk.unit.number for _, chunk in missing}), want)
-
-    def _take(self, row: int, number: int, chunk: Chunk, view: memoryview) -> None:
-        """A verified chunk of a file that has more, or is large."""
-        name, size = self._chunks.name(number), self.index.size(number)
-        self.folder.write(name, size, chunk.offset, view)
-        with self._lock:
-            if self._chunks.has(row):
-                return
-            last = self._chunks.set_here(number, row)
-            ready = self._arrived([row])
-        self._fulfil(ready)
-        if last:
-            try:
-                self.folder.finish(name, self.index.sha256(number), size)
-            except DigestMismatch as error:
-                self.refuse(DigestMismatch(error.what, where=f"{self.where} {self.digest} {error.where}"))
-                return
-            self._whole([number])
-
-    def _have(self, names: Sequence[bytes]) -> None:
-        """Files were taken from the store."""
-        numbers = [self._chunks.find(name) for name in names]
-        self._whole([number for number in numbers if number is not None])
-
-    def _whole(self, numbers: Sequence[int]) -> None:
-        if not numbers:
-            return
-        ready: list[_Waiter] = []
-        unneeded: list[int] = []
-        with self._lock:
-            for number in numbers:
-                unneeded += self._chunks.set_whole(number)
-                if self._waiting:
-                    ready += self._arrived(self._chunks.rows(number))
-        self._fulfil(ready)
-        self.engine.arrived(self, unneeded)
-        self._see_whether_complete()
-
-    def _see_whether_complete(self) -> None:
-        with self._lock:
-            complete = self._chunks.complete and not self.content.done() and self.content.set_running_or_notify_cancel()
-        if complete:
-            self.content.set_result(None)
-
-    def _arrived(self, rows: Iterable[int]) -> list[_Waiter]:
-        """Which waiters have all that they need now. The lock is held."""
-        ready: list[_Waiter] = []
-        for row in rows:
-            for waiter in self._waiting.pop(row, ()):
-                waiter.missing.pop(row, None)
-                if not waiter.missing:
-                    ready.append(waiter)
-        return ready
-
-    def _fulfil(self, waiters: Iterable[_Waiter]) -> None:
-        for waiter in waiters:
-            if not waiter.future.set_running_or_notify_cancel():
-                continue
-            try:
-                data = self.folder.read(waiter.name, waiter.offset, waiter.length)
-            except AlsError as error:
-                waiter.future.set_exception(error)
-            else:
-                waiter.future.set_result(data)
-
-    def _expire(self, waiter: _Waiter | None) -> None:
-        if waiter is None or not waiter.missing:
-            return
-        error = waiter.error or DeadlineExceeded(
-            "no answer in time", where=f"{self.where} {self.digest} from {self._place or self.host}"
-        )
-        log.warning("a read was given up: %s", error)
-        self._give_up(waiter, error)
-
-    def _give_up(self, waiter: _Waiter, error: AlsError) -> None:
-        units: set[int] = set()
-        with self._lock:
-            if not waiter.missing:
-                return
-            for row, unit in waiter.missing.items():
-                others = [each for each in self._waiting.get(row, ()) if each is not waiter]
-                if others:
-                    self._waiting[row] = others
-                else:
-                    self._waiting.pop(row, None)
-                    units.add(unit)
-            waiter.missing.clear()
-        self.engine.unwant(self, units)
-        if waiter.future.set_running_or_notify_cancel():
-            waiter.future.set_exception(error)
-
-    def _fail_all(self, error: AlsError) -> None:
-        with self._lock:
-            waiters = {each for waiters in self._waiting.values() for each in waiters}
-            self._waiting.clear()
-            for waiter in waiters:
-                waiter.missing.clear()
-        for waiter in waiters:
-            if waiter.future.set_running_or_notify_cancel():
-                waiter.future.set_exception(error)
-
-    def _commit_now_and_then(self) -> None:
-        with self._lock:
-            if self._committing or not self.folder.staged_bytes:
-                return
-            self._committing = True
-        if self.folder.staged_bytes >= _COMMIT_BYTES:
-            self.engine.run(self._commit)
-        else:
-            self.engine.at(time.monotonic() + _COMMIT_SECONDS, lambda: self.engine.run(self._commit))
-
-    def _commit(self) -> None:
-        with self._lock:
-            self._committing = False
-        self.commit()
-
-
-def beside(data: bytearray, chunks: Sequence[Chunk]) -> bytes:
-    """What a unit holds beside its chunks."""
-    parts: list[memoryview] = []
-    view = memoryview(data)
-    position = 0
-    for chunk in chunks:
-        parts.append(view[position : chunk.inner_offset])
-        position = chunk.inner_offset + chunk.size
-    return b"".join([*parts, view[position:]])
+        for waiter in failed:
+            self._give_up(waiter, error)

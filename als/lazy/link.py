@@ -40,7 +40,7 @@ class Tuning:
     """The most that one request asks for, a single unit aside."""
     bridge_max: int = 1 << 20
     """The most bytes that are already here and are fetched again to save a round trip."""
-    depth_start: int = 2
+    depth_start: int = 3
     depth_max: int = 8
     """Requests at once to one host, demand aside."""
     demand_max: int = 16

@@ -25,16 +25,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from als.errors import BadImage, DigestMismatch, StoreDamaged
-from als.formats.index import LayerIndex
 from als.lazy.chunks import ChunkMap
-from als.model.digest import Digest
+from als.lazy.record import LazyRecord
 from als.model.forest import FOREST
-from als.model.manifest import Descriptor
 from als.native.files import link_files, write_new_files
 from als.store.atomic import read_json, sync_file_system
 from als.store.layout import Layout
@@ -44,63 +41,6 @@ from als.store.refused import store_errors
 _MODE = 0o444
 _PIECE = 1 << 20
 _NAME_HEX = 64
-
-
-@dataclass(frozen=True, slots=True)
-class LazyRecord:
-    """What a lazy layer is, and where its bytes come from."""
-
-    reference: str
-    """Of the image by which it was found."""
-    descriptor: Descriptor
-    diff_id: Digest
-    """As the image's config states it; not verified before the layer is complete."""
-    format: str
-    image_sha256: str
-    """Of layer.erofs, hexadecimal."""
-
-    def to_json(self) -> dict[str, object]:
-        blob = self.descriptor
-        return {
-            "reference": self.reference,
-            "diff_id": str(self.diff_id),
-            "format": self.format,
-            "image_sha256": self.image_sha256,
-            "descriptor": {
-                "mediaType": blob.media_type,
-                "digest": str(blob.digest),
-                "size": blob.size,
-                "annotations": dict(blob.annotations),
-            },
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object], where: str) -> LazyRecord:
-        blob = value.get("descriptor")
-        annotations = blob.get("annotations") if isinstance(blob, dict) else None
-        if not isinstance(blob, dict) or not isinstance(annotations, dict):
-            raise StoreDamaged("incomplete record of a lazy layer", where=where)
-        try:
-            return cls(
-                str(value["reference"]),
-                Descriptor(
-                    str(blob["mediaType"]),
-                    Digest.parse(str(blob["digest"])),
-                    int(blob["size"]),
-                    {str(key): str(text) for key, text in annotations.items()},
-                ),
-                Digest.parse(str(value["diff_id"])),
-                str(value["format"]),
-                str(value["image_sha256"]),
-            )
-        except (KeyError, ValueError, TypeError, BadImage) as error:
-            raise StoreDamaged(f"incomplete record of a lazy layer: {error}", where=where) from error
-
-
-def key_of(diff_id: Digest, blob: Digest, index: LayerIndex) -> str:
-    """The name (64 hex digits) of a lazy layer; see the module."""
-    parts = [diff_id, blob, *sorted(each.digest for each in index.commitments)]
-    return hashlib.sha256("\n".join(["als lazy", *map(str, parts)]).encode()).hexdigest()
 
 
 class LazyFolder:
@@ -151,10 +91,11 @@ class LazyFolder:
 
     # -- reading
 
-    def read(self, name: bytes, offset: int, length: int) -> bytes:
+    def read(self, name: bytes, offset: int, length: int, blank: Callable[[], bool]) -> bytes:
         """Bytes of a file. The caller knows that they are here.
 
-        :raises StoreDamaged: the file is shorter than that.
+        :param blank: asked where the file has nothing yet: whether these bytes are a hole.
+        :raises StoreDamaged: the file is shorter than that, or gone.
         """
         text = name.hex()
         # It may become whole, and so move, between two looks.
@@ -170,8 +111,7 @@ class LazyFolder:
                 os.close(fd)
             if len(data) == length:
                 return data
-        if not os.path.lexists(self._forest + text) and not os.path.lexists(self._parts + text):
-            # Nothing of it was written yet: what is here is a hole.
+        if blank():
             return bytes(length)
         raise StoreDamaged("a file of a lazy layer is damaged", where=f"{self.path} {text}", hint="pull the image again")
 
@@ -212,7 +152,6 @@ class LazyFolder:
                 os.close(fd)
             part = self._parts + name.hex()
             if sha256 is not None and found != sha256:
-                Path(part).unlink()
                 raise DigestMismatch(
                     f"its chunks are what the index promises, but the file has sha256 {found.hex()}", where=name.hex()
                 )

@@ -12,11 +12,11 @@ import struct
 import threading
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from als.errors import StoreDamaged
-from als.formats.index import LayerIndex
+from als.formats.index import Chunk, LayerIndex
 from als.formats.units import StreamRange, stream_ranges
 from als.lazy.partial import write_at
 
@@ -52,7 +52,7 @@ class RestLog:
         """Keep the rest of a unit, or what is in a gap. What is there already stays."""
         crc = zlib.crc32(data, zlib.crc32(_NUMBERS.pack(number, len(data))))
         with self._lock:
-            if self.has(number):
+            if self.has(number) or self._fd < 0:
                 return
             write_at(self._fd, _HEADER.pack(number, len(data), crc) + data, self._end)
             self._places[number] = self._end + _HEADER.size
@@ -64,7 +64,9 @@ class RestLog:
 
         :raises StoreDamaged: it is not here.
         """
-        data = os.pread(self._fd, self._lengths[number], self._places[number]) if self.has(number) else b""
+        with self._lock:
+            there = self.has(number) and self._fd >= 0
+            data = os.pread(self._fd, self._lengths[number], self._places[number]) if there else b""
         if not self.has(number) or len(data) != self._lengths[number]:
             raise StoreDamaged("a part of the layer's stream is missing", where=f"range {number}")
         return data
@@ -78,7 +80,11 @@ class RestLog:
                 self._places[number] = _NONE
 
     def close(self) -> None:
-        os.close(self._fd)
+        """What is added from now on is lost."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def _scan(self) -> int:
         """Find what is in the file; returns where the last whole record ends."""
@@ -92,3 +98,14 @@ class RestLog:
             self._places[number], self._lengths[number] = position + _HEADER.size, length
             position += _HEADER.size + length
         return position
+
+
+def beside(data: bytearray, chunks: Sequence[Chunk]) -> bytes:
+    """What a unit holds beside its chunks."""
+    parts: list[memoryview] = []
+    view = memoryview(data)
+    position = 0
+    for chunk in chunks:
+        parts.append(view[position : chunk.inner_offset])
+        position = chunk.inner_offset + chunk.size
+    return b"".join([*parts, view[position:]])

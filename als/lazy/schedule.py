@@ -18,82 +18,26 @@ Rejected: one queue per file, read in order (as stargz-snapshotter): sequential 
 
 from __future__ import annotations
 
-import enum
 import random
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
+from als.lazy.flights import (
+    ABSENT,
+    HERE,
+    IN_THE_AIR,
+    QUEUED,
+    SPOILED,
+    UNWANTED,
+    Blob,
+    Fetch,
+    Flight,
+    Want,
+    blocked_until,
+    fresh,
+)
 from als.lazy.link import DEFAULT_TUNING, Link, Pause, Tuning
 
-_ABSENT, _IN_THE_AIR, _HERE, _SPOILED = 0, 1, 2, 3
-_UNWANTED = 255
-
-
-class Want(enum.IntEnum):
-    """Why a unit is wanted; the least comes first."""
-
-    DEMAND = 0
-    """A reader waits for it."""
-    AHEAD = 1
-    """A reader who reads from front to back will ask for it next."""
-    PREFETCH = 2
-    """It is likely to be needed soon."""
-    BACKGROUND = 3
-    """The layer is to be complete some day."""
-
-
-_QUEUED = (Want.DEMAND, Want.AHEAD, Want.PREFETCH)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """A request to be made: `length` bytes from `offset` on."""
-
-    number: int
-    blob: str
-    want: Want
-    offset: int
-    length: int
-    units: tuple[int, ...]
-    """What is wanted of these bytes, in order; whatever else comes is to be thrown away."""
-    whole: bool = False
-    """The server has no ranges: the request is for all of the blob."""
-
-
-@dataclass(slots=True)
-class _Blob:
-    key: str
-    link: Link
-    starts: Sequence[int]
-    ends: Sequence[int]
-    state: bytearray
-    level: bytearray
-    """Of each unit the class in which it is wanted, `_UNWANTED` where it is not (or in the background only)."""
-    queues: tuple[deque[tuple[int, int]], ...] = field(default_factory=lambda: tuple(deque() for _ in range(3)))
-    """Of each class but the background units in the order in which they were asked for, with a number that tells it."""
-    background: bool = False
-    cursor: int = 0
-    """Before it nothing is absent."""
-    ranged: bool = True
-    in_the_air: int = 0
-    pause: Pause = field(default_factory=Pause)
-    spoiled: dict[int, Pause] = field(default_factory=dict)
-    """Units that came and were wrong: left alone for a while, each on its own."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    fetch: Fetch
-    want: Want
-    asked: float
-    units: dict[int, None]
-    """What is still to come of it, in order."""
-    position: int
-    """Where in the blob the next bytes are from."""
-    end: int
-    began: bool = False
-    held_since: float | None = None
+__all__ = ["Fetch", "Scheduler", "Want"]
 
 
 class Scheduler:
@@ -106,8 +50,8 @@ class Scheduler:
         self._tuning = tuning
         self._jitter = jitter or random.Random()
         self._links: dict[str, Link] = {}
-        self._blobs: dict[str, _Blob] = {}
-        self._flights: dict[int, _Flight] = {}
+        self._blobs: dict[str, Blob] = {}
+        self._flights: dict[int, Flight] = {}
         self._numbers = 0
         self._order = 0
         self._paused = False
@@ -122,7 +66,7 @@ class Scheduler:
         if key in self._blobs:
             raise ValueError(f"{key} is known already")
         count = len(starts)
-        self._blobs[key] = _Blob(key, self.link(host), starts, ends, bytearray(count), bytearray(b"\xff") * count)
+        self._blobs[key] = Blob(key, self.link(host), starts, ends, bytearray(count), bytearray(b"\xff") * count)
 
     def remove(self, key: str) -> None:
         """Forget a blob, and what is in the air for it: nothing more of that is wanted."""
@@ -136,7 +80,7 @@ class Scheduler:
 
     def absent(self, key: str, unit: int) -> bool:
         """Whether a unit is neither here nor in the air."""
-        return self._blobs[key].state[unit] == _ABSENT
+        return self._blobs[key].state[unit] == ABSENT
 
     # -- what is wanted
 
@@ -144,11 +88,11 @@ class Scheduler:
         """Have units fetched; who wanted one less before does so more now."""
         blob = self._blobs[key]
         for unit in units:
-            if blob.state[unit] == _HERE or blob.level[unit] <= want:
+            if blob.state[unit] == HERE or blob.level[unit] <= want:
                 continue
-            if blob.state[unit] == _ABSENT and want is not Want.BACKGROUND:
+            if blob.state[unit] == ABSENT and want is not Want.BACKGROUND:
                 self._queue(blob, unit, want)
-            elif blob.state[unit] == _IN_THE_AIR and want is Want.DEMAND:
+            elif blob.state[unit] == IN_THE_AIR and want is Want.DEMAND:
                 self._hurry(blob, unit, now)
             elif want is not Want.BACKGROUND:
                 blob.level[unit] = want
@@ -158,7 +102,7 @@ class Scheduler:
         blob = self._blobs.get(key)
         if blob is not None:
             for unit in units:
-                blob.level[unit] = _UNWANTED
+                blob.level[unit] = UNWANTED
 
     def fill(self, key: str, *, on: bool = True) -> None:
         """Fetch everything of a blob in the background, or no longer."""
@@ -180,14 +124,14 @@ class Scheduler:
         self._earn(now)
         self._forgive(now)
         started: list[Fetch] = []
-        for want in _QUEUED:
+        for want in QUEUED:
             while (found := self._oldest(want, now)) is not None:
                 blob, unit = found
                 blob.queues[want].popleft()
                 started.append(self._start(blob, unit, want, now))
         for blob in list(self._blobs.values()):
             while blob.background and self._may_start(blob, Want.BACKGROUND, now):
-                first = blob.state.find(_ABSENT, blob.cursor)
+                first = blob.state.find(ABSENT, blob.cursor)
                 blob.cursor = first if first >= 0 else len(blob.state)
                 if first < 0:
                     break
@@ -203,14 +147,14 @@ class Scheduler:
         """When to call `next` again, if nothing happens before; None: not at all."""
         moments: list[float] = []
         for blob in self._blobs.values():
-            wanted = [want for want in _QUEUED if _fresh(blob, want)]
-            if blob.background and not self._paused and blob.state.find(_ABSENT, blob.cursor) >= 0:
+            wanted = [want for want in QUEUED if fresh(blob, want)]
+            if blob.background and not self._paused and blob.state.find(ABSENT, blob.cursor) >= 0:
                 wanted.append(Want.BACKGROUND)
-            moments += [_blocked_until(blob, want) for want in wanted]
+            moments += [blocked_until(blob, want) for want in wanted]
             moments += [
                 pause.eager_until
                 for unit, pause in blob.spoiled.items()
-                if blob.state[unit] == _SPOILED and (blob.background or blob.level[unit] != _UNWANTED)
+                if blob.state[unit] == SPOILED and (blob.background or blob.level[unit] != UNWANTED)
             ]
         if moments and self._rate is not None and self._credit <= 0:
             moments.append(now - self._credit / self._rate + 0.01)
@@ -261,28 +205,24 @@ class Scheduler:
         blob = self._blobs.get(key)
         if blob is None:
             return
-        if blob.state[unit] == _IN_THE_AIR:
+        if blob.state[unit] == IN_THE_AIR:
             for flight in self._flights.values():
-                if flight.fetch.blob == key and flight.units.pop(unit, _ABSENT) is None:
+                if flight.fetch.blob == key and flight.units.pop(unit, ABSENT) is None:
                     blob.pause.over()
                     blob.link.pause.over()
                     break
-        blob.state[unit] = _HERE
-        blob.level[unit] = _UNWANTED
+        blob.state[unit] = HERE
+        blob.level[unit] = UNWANTED
         blob.spoiled.pop(unit, None)
 
     def spoiled(self, number: int, unit: int, now: float) -> None:
         """A unit came with a request and was not what it should be; it is asked for again after a while."""
         flight = self._flights.get(number)
-        if flight is None or flight.units.pop(unit, _ABSENT) is not None:
+        if flight is None or flight.units.pop(unit, ABSENT) is not None:
             return
         blob = self._blobs[flight.fetch.blob]
-        blob.state[unit] = _SPOILED
+        blob.state[unit] = SPOILED
         blob.spoiled.setdefault(unit, Pause()).begin(now, self._tuning, self._jitter)
-
-    def ranges(self, key: str, *, ranged: bool) -> None:
-        """The server of a blob answers requests for ranges with the range, or else with the whole blob."""
-        self._blobs[key].ranged = ranged
 
     def took_whole(self, number: int) -> None:
         """A request turned out to bring the whole blob from its beginning: whatever is absent is coming with it."""
@@ -293,8 +233,8 @@ class Scheduler:
         blob.ranged = False
         flight.position = 0
         for unit in range(len(blob.state)):
-            if blob.state[unit] == _ABSENT:
-                blob.state[unit] = _IN_THE_AIR
+            if blob.state[unit] == ABSENT:
+                blob.state[unit] = IN_THE_AIR
                 flight.units[unit] = None
         flight.units = dict.fromkeys(sorted(flight.units))
 
@@ -335,12 +275,12 @@ class Scheduler:
 
     # -- within
 
-    def _queue(self, blob: _Blob, unit: int, want: Want) -> None:
+    def _queue(self, blob: Blob, unit: int, want: Want) -> None:
         blob.level[unit] = want
         self._order += 1
         blob.queues[want].append((self._order, unit))
 
-    def _hurry(self, blob: _Blob, unit: int, now: float) -> None:
+    def _hurry(self, blob: Blob, unit: int, now: float) -> None:
         """Somebody waits for a unit in the air: its request becomes demand, or is cut short and the unit gets its own."""
         flight = next(each for each in self._flights.values() if each.fetch.blob == blob.key and unit in each.units)
         if flight.want is Want.DEMAND:
@@ -358,18 +298,18 @@ class Scheduler:
         flight.want = Want.DEMAND
         self._count(blob, flight, +1)
 
-    def _oldest(self, want: Want, now: float) -> tuple[_Blob, int] | None:
+    def _oldest(self, want: Want, now: float) -> tuple[Blob, int] | None:
         """The blob whose queue of this class has the oldest unit of all that may be asked for now."""
-        best: tuple[int, _Blob, int] | None = None
+        best: tuple[int, Blob, int] | None = None
         for blob in self._blobs.values():
-            queue = _fresh(blob, want)
+            queue = fresh(blob, want)
             if queue and (best is None or queue[0][0] < best[0]) and self._may_start(blob, want, now):
                 best = (queue[0][0], blob, queue[0][1])
         return None if best is None else best[1:]
 
-    def _may_start(self, blob: _Blob, want: Want, now: float) -> bool:
+    def _may_start(self, blob: Blob, want: Want, now: float) -> bool:
         link = blob.link
-        if now < _blocked_until(blob, want) or (blob.in_the_air and not blob.ranged):
+        if now < blocked_until(blob, want) or (blob.in_the_air and not blob.ranged):
             return False
         if want is Want.DEMAND:
             return link.demands < self._tuning.demand_max
@@ -379,20 +319,20 @@ class Scheduler:
         held = self._paused or link.demands or (self._rate is not None and self._credit <= 0)
         return link.others < link.depth and not held
 
-    def _start(self, blob: _Blob, unit: int, want: Want, now: float) -> Fetch:
+    def _start(self, blob: Blob, unit: int, want: Want, now: float) -> Fetch:
         units = tuple(self._range(blob, unit, want) if blob.ranged else self._all(blob))
         offset = blob.starts[units[0]] if blob.ranged else 0
         self._numbers += 1
         length = blob.ends[units[-1]] - offset
         fetch = Fetch(self._numbers, blob.key, want, offset, length, units, not blob.ranged)
         for each in units:
-            blob.state[each] = _IN_THE_AIR
-        flight = _Flight(fetch, want, now, dict.fromkeys(units), offset, offset + length)
+            blob.state[each] = IN_THE_AIR
+        flight = Flight(fetch, want, now, dict.fromkeys(units), offset)
         self._flights[fetch.number] = flight
         self._count(blob, flight, +1)
         return fetch
 
-    def _range(self, blob: _Blob, first: int, want: Want) -> Iterator[int]:
+    def _range(self, blob: Blob, first: int, want: Want) -> Iterator[int]:
         """The units of one request that begins with `first`."""
         yield first
         link, most = blob.link, self._tuning.range_max
@@ -403,9 +343,9 @@ class Scheduler:
         least, reach = end, max(link.bridge, 1 << 12)
         passed: list[int] = []
         for unit in range(first + 1, len(blob.state)):
-            if blob.starts[unit] - end > reach or blob.ends[unit] - start > most or blob.state[unit] == _IN_THE_AIR:
+            if blob.starts[unit] - end > reach or blob.ends[unit] - start > most or blob.state[unit] == IN_THE_AIR:
                 return
-            if blob.state[unit] != _ABSENT:
+            if blob.state[unit] != ABSENT:
                 continue
             passed.append(unit)
             wanted = want is Want.BACKGROUND or blob.level[unit] <= want
@@ -414,20 +354,20 @@ class Scheduler:
                 passed.clear()
                 end = blob.ends[unit]
 
-    def _all(self, blob: _Blob) -> Iterator[int]:
-        return (unit for unit, state in enumerate(blob.state) if state == _ABSENT)
+    def _all(self, blob: Blob) -> Iterator[int]:
+        return (unit for unit, state in enumerate(blob.state) if state == ABSENT)
 
-    def _release(self, blob: _Blob, unit: int) -> None:
+    def _release(self, blob: Blob, unit: int) -> None:
         """A unit is not in the air any more, nor is it here."""
-        blob.state[unit] = _ABSENT
+        blob.state[unit] = ABSENT
         blob.cursor = min(blob.cursor, unit)
         level = blob.level[unit]
-        if level != _UNWANTED:
+        if level != UNWANTED:
             self._order += 1
             # Before all others: it has waited longest.
             blob.queues[level].appendleft((-self._order, unit))
 
-    def _count(self, blob: _Blob, flight: _Flight, change: int) -> None:
+    def _count(self, blob: Blob, flight: Flight, change: int) -> None:
         blob.in_the_air += change
         if flight.want is Want.DEMAND:
             blob.link.demands += change
@@ -440,7 +380,7 @@ class Scheduler:
         """Units that were wrong may be asked for again after their pause."""
         for blob in self._blobs.values():
             for unit, pause in blob.spoiled.items():
-                if blob.state[unit] == _SPOILED and now >= pause.eager_until:
+                if blob.state[unit] == SPOILED and now >= pause.eager_until:
                     self._release(blob, unit)
 
     def _earn(self, now: float) -> None:
@@ -449,18 +389,3 @@ class Scheduler:
             most = self._rate / 4 + self._tuning.extend_min
             self._credit = min(self._credit + (now - self._credited) * self._rate, most)
         self._credited = now
-
-
-def _fresh(blob: _Blob, want: Want) -> deque[tuple[int, int]]:
-    """The queue of a class without what has come, was put into another one, or is not wanted any more."""
-    queue = blob.queues[want]
-    while queue and not (blob.state[queue[0][1]] == _ABSENT and blob.level[queue[0][1]] == want):
-        queue.popleft()
-    return queue
-
-
-def _blocked_until(blob: _Blob, want: Want) -> float:
-    """When a blob may be asked for again after failures."""
-    if want is Want.DEMAND:
-        return max(blob.pause.eager_until, blob.link.pause.eager_until)
-    return max(blob.pause.until, blob.link.pause.until)

@@ -17,13 +17,14 @@ from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
 from als.fetch.source import RangeSource
-from als.formats.index import LayerIndex
+from als.formats.index import Chunk, LayerIndex
 from als.formats.indexfile import pack, unpack
 from als.formats.lazy import tree_of
 from als.formats.units import IN_MEMORY
 from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
-from als.lazy.partial import LazyFolder, LazyRecord, key_of
+from als.lazy.partial import LazyFolder
+from als.lazy.record import LazyRecord, key_of
 from als.lazy.rest import RestLog, gaps_of
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
@@ -77,6 +78,8 @@ class LazyStore:
         self._layout = layout
         self._engine = engine
         self._open = opener
+        self._making = threading.Lock()
+        """Held while a layer is opened, which may take seconds; nobody who looks for another waits for that."""
         self._lock = threading.Lock()
         self._layers: dict[str, LazyLayer] = {}
         self._origins: dict[str, SharedOrigin] = {}
@@ -211,23 +214,33 @@ class LazyStore:
                 shutil.rmtree(staging)
 
     def _serve(self, key: str, record: LazyRecord, index: LayerIndex, host: str) -> LazyLayer:
-        with self._lock:
-            if key in self._layers:
-                return self._layers[key]
-            origin = self._origins.setdefault(record.reference, SharedOrigin(record.reference, host, self._open))
+        with self._making:
+            with self._lock:
+                if key in self._layers:
+                    return self._layers[key]
+                origin = self._origins.setdefault(record.reference, SharedOrigin(record.reference, host, self._open))
             folder = LazyFolder(self._layout, self._layout.lazy / key)
-            layer = LazyLayer(key, record, index, folder, self._engine, origin, self._offer)
+            layer = LazyLayer(key, record, index, folder, self._engine, origin, self._offer, self._borrow)
             if index.tar_split is None:
                 with store_errors(folder.path):
                     layer.keep_rest(RestLog(folder.path / "rest", index.units + sum(1 for _ in gaps_of(index))))
             layer.start()
-            self._layers[key] = layer
+            with self._lock:
+                self._layers[key] = layer
             return layer
 
     def _offer(self, objects: Sequence[bytes]) -> None:
         for layer in self.all():
             if not layer.content.done():
                 layer.offer(objects)
+
+    def _borrow(self, asker: LazyLayer, name: bytes, chunk: Chunk) -> bytes | None:
+        for layer in self.all():
+            if layer is not asker:
+                data = layer.lend(name, chunk)
+                if data is not None:
+                    return data
+        return None
 
     def _forget(self, layer: LazyLayer) -> None:
         with self._lock:

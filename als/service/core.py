@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from als.config import Config
@@ -64,7 +64,7 @@ class Service:
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
         self.links = PlainLinks(self.layout)
         self._limits = limits
-        self._surround(Environment.current)
+        self._surround(Environment.current, os.environ)
 
     def within(self, environment: Environment) -> Service:
         """This service as somebody in another environment would have it: with his credentials, registries, policy and clients.
@@ -72,7 +72,7 @@ class Service:
         Store, workers and what threads exclude each other by are shared, so it is neither entered nor left by itself.
         """
         other = copy.copy(self)
-        other._surround(lambda: environment)
+        other._surround(lambda: environment, environment.variables)
         return other
 
     @property
@@ -80,10 +80,10 @@ class Service:
         """Whose credentials, registries, policy and clients count: our own process's as it is now, or the one given."""
         return self._environment()
 
-    def _surround(self, environment: Callable[[], Environment]) -> None:
+    def _surround(self, environment: Callable[[], Environment], variables: Mapping[str, str]) -> None:
         config = self.config
         self._environment = environment
-        self.clients = Clients(config, self.layout, self.image_stores, self.environment.variables)
+        self.clients = Clients(config, self.layout, self.image_stores, variables)
         self.publishing = tuple(store for store in self.image_stores if store.layout in self.clients.layouts())
         """The image stores in which images are published; what others hold stays until gc removes it."""
         self.puller = Puller(

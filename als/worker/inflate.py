@@ -108,10 +108,13 @@ class InflatePool:
         self._closed = False
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[Inflater]:
-        """A process for a while. It ends with the block if something went wrong with it."""
+    def lent(self, *, fresh: bool = False) -> Iterator[Inflater]:
+        """A process for a while. It ends with the block if something went wrong with it.
+
+        :param fresh: one that has seen nobody else's bytes: for what is judged by what it says.
+        """
         with self._lock:
-            inflater = self._idle.pop() if self._idle else None
+            inflater = self._idle.pop() if self._idle and not fresh else None
         inflater = inflater or Inflater(self._workers, self._stall)
         try:
             yield inflater

@@ -56,7 +56,7 @@ class Site:
     :param stall: seconds without a byte after which a request is given up.
     """
 
-    def __init__(self, folder: Path, workers: Workers, *, tuning: Tuning = QUICK, stall: float = 0.6) -> None:
+    def __init__(self, folder: Path, workers: Workers, *, tuning: Tuning = QUICK, stall: float = 8.0) -> None:
         self.layout = Layout(folder)
         self.layout.create()
         self.layers = Layers(self.layout)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from als.errors import AlsError, BadImage, DeadlineExceeded, NotFound, RegistryDenied, RegistryError, RegistryUnavailable
 from als.lazy.layer import LazyLayer
+from als.worker.client import Workers
 from tests.formats.lazylayers import LazyLayer as Sample
 from tests.formats.tocbuilder import estargz, file, zstd_podman
 from tests.lazy.faultyregistry import Answer, Fault, FaultyRegistry
@@ -19,6 +21,13 @@ from tests.lazy.site import TIMEOUT, Site, blobs_of, noise, read
 Expect = Callable[[str], None]
 DATA = [noise(60_000, number) for number in range(8)]
 NAMES = [hashlib.sha256(data).digest() for data in DATA]
+
+
+@pytest.fixture
+def site(module_dir: Path, workers: Workers) -> Iterator[Site]:
+    """One that does not wait long for bytes."""
+    with Site(Path(tempfile.mkdtemp(prefix="s", dir=module_dir)), workers, stall=0.6) as found:
+        yield found
 
 
 def sample_of(flavour: str) -> Sample:

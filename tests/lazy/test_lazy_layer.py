@@ -161,6 +161,36 @@ def test_what_another_layer_gets_in_the_meantime_is_not_fetched(site: Site) -> N
         assert str(other.descriptor.digest) not in registry.digests
 
 
+def test_chunks_that_another_layer_has_are_not_fetched(site: Site) -> None:
+    """The file is the same in both, and half of it is here; the server would not give the rest."""
+    data = noise(1_000_000, 1)
+    name = hashlib.sha256(data).digest()
+    one, other = zstd_podman([file("f", data)], 50_000), zstd_podman([file("e", b"e" * 100), file("f", data)], 50_000)
+    with FaultyRegistry(blobs_of(one, other)) as registry:
+        first = site.layer(registry, one)
+        assert read(first, name, 0, 500_000) == data[:500_000]
+        site.wait_idle(first)
+        asked = len(registry.log)
+        second = site.layer(registry, other, "other:2")
+        assert read(second, name, 100_000, 200_000) == data[100_000:300_000]
+        assert len(registry.log) == asked or registry.digests[asked:] == [str(other.descriptor.digest)]
+        assert registry.asked_bytes < len(one.blob)
+        assert read(second, name) == data
+
+
+def test_holes_need_no_bytes(site: Site) -> None:
+    data = noise(20_000, 1) + bytes(60_000) + noise(20_000, 2)
+    sample = zstd_podman([file("f", data), file("zeros", bytes(50_000))], 10_000)
+    with FaultyRegistry(blobs_of(sample)) as registry:
+        layer = site.layer(registry, sample)
+        assert layer.whole_file(hashlib.sha256(bytes(50_000)).digest())
+        name = hashlib.sha256(data).digest()
+        assert read(layer, name, 30_000, 40_000) == bytes(40_000)
+        assert registry.log == []
+        assert read(layer, name) == data
+        assert (layer.folder.forest / ".als" / name.hex()).read_bytes() == data
+
+
 def test_prefetch_of_files_and_units(site: Site) -> None:
     sample = zstd_podman([file(str(number), noise(200_000, number)) for number in range(20)])
     with FaultyRegistry(blobs_of(sample)) as registry:

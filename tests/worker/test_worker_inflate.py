@@ -13,7 +13,7 @@ import zstandard
 from als.errors import AlsError, BadImage, DeadlineExceeded, LimitExceeded, WorkerError
 from als.formats.codecs import Compression
 from als.worker.client import Workers
-from als.worker.inflate import Compressed, Inflater, InflatePool
+from als.worker.inflate import Compressed, InflatePool, Inflater
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -77,6 +77,8 @@ def test_processes_are_kept(workers: Workers) -> None:
         with pool.lent() as second, pool.lent() as third:
             assert second is first
             assert third is not first
+        with pool.lent(fresh=True) as fourth:
+            assert fourth not in (first, second, third)
 
 
 @pytest.mark.parametrize("lie", ["flood", "silence", "death", "garbage", "empty"])
