@@ -155,7 +155,9 @@ def test_ctrl_c(als: AlsDaemon, gated: GatedRegistry, small: Image) -> None:
         wait_until(lambda: small.layers[1].digest in gated.blobs_asked(), "the layer is asked for")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-        assert (process.returncode, b"als: interrupted" in errors) == (130, True)
+        assert b"als: interrupted" in errors
+        # Where the signal meets an import that runs code of its own, Python ends itself by the signal: 130 to a shell as well.
+        assert process.returncode in (130, -signal.SIGINT)
     wait_until(lambda: not os.listdir(als.root / "tmp"), "what was begun is removed")
     gate.set()
     assert als.serving()

@@ -19,6 +19,7 @@ from tests.formats.lazylayers import LazyLayer as Sample
 from tests.formats.lazylayers import layers_of
 from tests.formats.tocbuilder import estargz, file, zstd_podman, zstd_stargz
 from tests.harness.registry import RegistryServer
+from tests.harness.system import wait_until
 from tests.lazy.faultyregistry import FaultyRegistry
 from tests.lazy.site import TIMEOUT, Site, blobs_of, contents, noise, read, usual_sources
 
@@ -188,6 +189,8 @@ def test_holes_need_no_bytes(site: Site) -> None:
         assert read(layer, name, 30_000, 40_000) == bytes(40_000)
         assert registry.log == []
         assert read(layer, name) == data
+        # A reader is answered before the file has its place.
+        wait_until(lambda: layer.whole_file(name), "the file is whole")
         assert (layer.folder.forest / ".als" / name.hex()).read_bytes() == data
 
 
