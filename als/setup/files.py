@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from als.errors import ConfigError
 from als.native.refusal import Refusal, refusal
-from als.store.atomic import sync_directory
+from als.store.atomic import sync_directory, write_atomically
 
 BACKUP = ".als-backup"
 """What a backup's name ends with."""
@@ -85,26 +84,5 @@ def _put(path: Path, data: bytes | None, like: Path) -> None:
         sync_directory(path.parent)
         return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # Hidden, and not ending in .conf: nobody takes it for configuration.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            if like.exists():
-                _take_over(like, file.fileno())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def _take_over(source: Path, fd: int) -> None:
-    status = source.stat()
-    os.fchown(fd, status.st_uid, status.st_gid)
-    os.fchmod(fd, status.st_mode & 0o7777)
-    for name in os.listxattr(source):
-        os.setxattr(fd, name, os.getxattr(source, name))
+    # The temporary file is hidden and does not end in .conf: nobody takes it for configuration.
+    write_atomically(path, data, mode=0o644, like=like)

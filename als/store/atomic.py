@@ -34,14 +34,19 @@ def sync_file_system(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by a file with this content; durable when it returns."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, like: Path | None = None) -> None:
+    """Replace `path` by a file with this content; durable when it returns.
+
+    :param like: where there is such a file, its owner, mode and extended attributes are taken over.
+    """
     # The leading dot keeps readers that list a folder from taking a half-written file for a record.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
+            if like is not None and like.exists():
+                _take_over(like, file.fileno())
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -49,6 +54,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _take_over(source: Path, fd: int) -> None:
+    status = source.stat()
+    os.fchown(fd, status.st_uid, status.st_gid)
+    os.fchmod(fd, status.st_mode & 0o7777)
+    for name in os.listxattr(source):
+        os.setxattr(fd, name, os.getxattr(source, name))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
