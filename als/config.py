@@ -20,6 +20,7 @@ from als.errors import ConfigError
 DEFAULT_FILE = Path("/etc/als/als.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LAYOUTS = ("diffN", "composefs")
+LAZY = ("auto", "always", "never")
 _WORKER_USER = "als"
 _NOBODY = 65534
 
@@ -48,6 +49,15 @@ class Config:
     mirror_port: int = 978
     """Where the registry mirror listens on 127.0.0.1, as registries.conf names it; 0: there is none. Below 1024, where only
     root may listen: whoever has the port while als does not run can give root any image for the one it asks for."""
+    lazy: str = "auto"
+    """One of ``LAZY``: whether layers with a table of contents are shown before they are here; "auto": where it is quicker."""
+    background: bool = True
+    """Whether the rest of a layer that is served before all of it is here is fetched unasked."""
+    background_rate: int = 0
+    """Bytes per second that this may take from the network; 0: what there is."""
+    record_profiles: bool = True
+    """Whether it is recorded which files containers of an image read first, so that these are fetched first next time. False:
+    nothing is recorded, and nothing that was recorded is used."""
     mirror_users: tuple[str, ...] = ()
     """Users (names or numbers) whom the mirror serves beside root, with what is open to everybody."""
 
@@ -173,6 +183,16 @@ def _checked(name: str, value: object, where: str) -> object:
         case "mirror_port", int() if not isinstance(value, bool):
             if not 0 <= value <= 65535:
                 raise ConfigError(f"{value} is not between 0 and 65535", where=where)
+            return value
+        case "lazy", str():
+            if value not in LAZY:
+                raise ConfigError(f"{value!r} is none of {', '.join(LAZY)}", where=where)
+            return value
+        case (("background" | "record_profiles"), bool()):
+            return value
+        case "background_rate", int() if not isinstance(value, bool):
+            if value < 0:
+                raise ConfigError(f"{value} is not a number of bytes per second", where=where)
             return value
         case "mirror_users", list() | tuple():
             if not all((isinstance(user, str) and user) or (type(user) is int and user >= 0) for user in value):

@@ -24,9 +24,23 @@ def test_defaults() -> None:
 
 def test_every_setting() -> None:
     text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]\n'
-    text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]'
+    text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]\n'
+    text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false"
     assert parse_config(text) == Config(
-        Path("/a"), Path("/b"), "nobody", 2.5, 3, "debug", (Path("/c"),), ("composefs",), 1, ("a", "5")
+        Path("/a"),
+        Path("/b"),
+        "nobody",
+        2.5,
+        3,
+        "debug",
+        (Path("/c"),),
+        ("composefs",),
+        1,
+        "always",
+        False,
+        7,
+        False,
+        ("a", "5"),
     )
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 
@@ -55,11 +69,18 @@ def test_the_packaged_file_shows_the_defaults() -> None:
         ("lookup_deadline = 0", "between 0 and 3600"),
         ("lookup_deadline = nan", "between 0 and 3600"),
         ("lookup_deadline = true", "lookup_deadline"),
+        ("lazy = 'sometimes'", "none of auto, always, never"),
+        ("background = 1", "background"),
+        ("background_rate = -1", "not a number of bytes"),
         ("max_workers = -1", "between 0 and 1024"),
         ("max_workers = 1.5", "max_workers"),
         ("log_level = 'loud'", "none of debug, info"),
         ("mirror_port = 65536", "between 0 and 65535"),
         ("mirror_port = true", "mirror_port: True"),
+        ("record_profiles = 1", "record_profiles: 1"),
+        ("background = 0", "background: 0"),
+        ("background_rate = -1", "not a number of bytes per second"),
+        ("background_rate = true", "background_rate: True"),
         ("mirror_users = 'root'", "mirror_users: 'root'"),
         ("mirror_users = ['']", "not a list of users"),
         ("mirror_users = [-1]", "not a list of users"),

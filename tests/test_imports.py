@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fetch": PARTS | {"worker"},
     "lazy": PARTS | {"worker", "fetch"},
     "imagestore": PURE | {"native", "store", "erofs", "mount"},
-    "service": PARTS | {"config", "mount", "fetch", "worker", "imagestore", "doctor"},
+    "service": PARTS | {"config", "mount", "fetch", "lazy", "worker", "imagestore", "doctor"},
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
     "setup": PURE | {"config", "doctor", "native", "registry", "store"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},

@@ -17,7 +17,10 @@ from als.service.usage import LayerUsage, measure, measure_layers
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
 def command(config: Config, verbose: bool, as_json: bool) -> None:
-    """Show what images take, alone and together, and what sharing saves."""
+    """Show what images take, alone and together, and what sharing saves.
+
+    Of lazy layers, what is here is counted by itself: files that only they have, and parts of files.
+    """
     with Service(config) as service:
         usage = measure(service)
         layers = measure_layers(service) if verbose else ()
@@ -34,6 +37,8 @@ def command(config: Config, verbose: bool, as_json: bool) -> None:
     print_facts(
         {
             "objects on disk": bytes_text(usage.objects),
+            "files of lazy layers": bytes_text(usage.lazy),
+            "parts of files": bytes_text(usage.partial),
             "metadata on disk": bytes_text(usage.metadata),
             "without sharing": bytes_text(usage.unshared),
             "saved": bytes_text(usage.saved),

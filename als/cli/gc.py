@@ -37,6 +37,7 @@ def command(config: Config, dry_run: bool, wait: float, forget: tuple[Path, ...]
         {
             "would be removed" if dry_run else "removed": f"{len(garbage.images)} images, {len(garbage.layers)} layers",
             "no longer published": f"{len(garbage.chains)} layers of images",
+            "lazy layers": str(len(garbage.lazy)),
             "aborted attempts": str(garbage.attempts),
             "files": f"{garbage.objects}, {bytes_text(garbage.bytes)}",
         }
@@ -48,6 +49,7 @@ def _facts(garbage: Garbage) -> dict[str, object]:
         "images": [str(digest) for digest in garbage.images],
         "chains": list(garbage.chains),
         "layers": [str(diff_id) for diff_id in garbage.layers],
+        "lazy": list(garbage.lazy),
         "objects": garbage.objects,
         "bytes": garbage.bytes,
         "attempts": garbage.attempts,

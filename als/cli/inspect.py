@@ -53,6 +53,7 @@ def _image(service: Service, image: ImageRecord) -> dict[str, object]:
         layers.append(
             {
                 "blob": str(descriptor.digest),
+                "blob_verified": record.is_held_by(descriptor.digest) if record else False,
                 "blob_size": descriptor.size,
                 "media_type": descriptor.media_type,
                 "diff_id": str(diff_id),
@@ -109,6 +110,8 @@ def _layer(service: Service, record: LayerRecord) -> dict[str, object]:
         "metadata_bytes": service.layers.metadata_bytes(record.diff_id),
         "names": record.names,
         "created": record.created,
+        "blobs": [str(blob) for blob in record.blobs],
+        "tocs": [str(toc) for toc in record.tocs],
         "chain_ids": sorted(chains),
         "mounted": mounted,
         "images": [ref.reference for ref in service.images.refs() if record.diff_id in _diff_ids(service, ref.digest)],

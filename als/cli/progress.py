@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Display(Protocol):
-    """Progress (:class:`als.fetch.pull.Progress`) on the screen; a context manager."""
+    """Progress (:class:`als.fetch.progress.Progress`) on the screen; a context manager."""
 
     def begins(self, layer: Descriptor) -> None: ...
 

@@ -16,6 +16,7 @@ from als.fuse import serve
 from als.fuse.layers import StoreBackend
 from als.mirror.serve import open_mirror
 from als.service import Service
+from als.service.lazily import Lazies
 from als.store.atomic import write_atomically
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,12 @@ def command(config: Config) -> None:
         def ready() -> None:
             write_atomically(pid_file, f"{os.getpid()}\n".encode(), mode=0o644)
             log.info("serving %s", config.layer_store)
+            lazies.begin()
 
         try:
             with ExitStack() as stack:
+                lazies = stack.enter_context(Lazies(service))
+                service.lazies = lazies
                 _start_control(service, stack)
                 _start_mirror(service, stack)
                 serve.run(StoreBackend(service), config.layer_store, ready=ready)

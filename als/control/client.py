@@ -14,13 +14,16 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from als import __version__
 from als.config import Config
 from als.control.peer import peer_of
 from als.control.wire import ALIVE_SECONDS, MAX_MESSAGE, NAME, PROTOCOL, Channel, error_of, settings
 from als.errors import AlsError
+
+if TYPE_CHECKING:
+    from als.model.status import ImageStatus, LinkStatus
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 12 * ALIVE_SECONDS
@@ -56,6 +59,14 @@ class Pulled:
     """Why it is not listed as an image; "" where it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the daemon says of images, and of the ways to the hosts that they come from."""
+
+    images: tuple[ImageStatus, ...]
+    links: tuple[LinkStatus, ...]
+
+
 class Daemon:
     """A daemon that answered and is like us."""
 
@@ -72,10 +83,7 @@ class Daemon:
         variables = dict(os.environ)
         request = {"op": "pull", "reference": reference, "progress": event is not None, "environment": variables}
         try:
-            self._channel.send(request)
-            while (message := self._channel.receive(_SILENCE_SECONDS)) is not None:
-                if "error" in message:
-                    raise error_of(message)
+            for message in self._answers(request):
                 if "elsewhere" in message:
                     raise NotHere(str(message["elsewhere"]))
                 if "digest" in message:
@@ -85,6 +93,52 @@ class Daemon:
         except (OSError, ValueError, KeyError) as error:
             raise _lost(reference) from error
         raise _lost(reference)
+
+    def status(self, name: str | None = None) -> Told:
+        """How far an image is, or all of them (:func:`als.service.status.status`).
+
+        :raises NotFound: there is no such image.
+        :raises AlsError: the store is damaged, or the daemon has ended.
+        """
+        from als.model.status import ImageStatus, LinkStatus
+
+        images: list[dict[str, Any]] = []
+        try:
+            for message in self._answers({"op": "status", "image": name}):
+                if "image" in message:
+                    images.append({**message["image"], "layers": []})
+                if "layers" in message:
+                    images[-1]["layers"] += message["layers"]
+                if "links" in message:
+                    return Told(tuple(map(ImageStatus.from_json, images)), tuple(map(LinkStatus.from_json, message["links"])))
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise _ended(name) from error
+        raise _ended(name)
+
+    def fill(self, name: str) -> int:
+        """Have the rest of an image fetched in the background; returns how many layers that was switched on for.
+
+        :raises NotFound: there is no such image.
+        :raises AlsError: the daemon has ended.
+        """
+        try:
+            for message in self._answers({"op": "fill", "image": name}):
+                if "filling" in message:
+                    return int(message["filling"])
+        except (OSError, ValueError, TypeError) as error:
+            raise _ended(name) from error
+        raise _ended(name)
+
+    def _answers(self, request: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+        """What the daemon says to a request, until it ends; whoever asks knows which message is the last.
+
+        :raises AlsError: what the request failed with.
+        """
+        self._channel.send(request)
+        while (message := self._channel.receive(_SILENCE_SECONDS)) is not None:
+            if "error" in message:
+                raise error_of(message)
+            yield message
 
 
 def portable(references: tuple[str, ...], variables: Mapping[str, str]) -> bool:
@@ -101,16 +155,27 @@ def portable(references: tuple[str, ...], variables: Mapping[str, str]) -> bool:
 @contextlib.contextmanager
 def daemon(config: Config) -> Iterator[Daemon | None]:
     """The daemon of this RUN, connected; None: there is none that could do our work."""
-    connection = _connect(config.run)
-    if connection is None:
-        yield None
-        return
-    with connection:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(reached(config))
+        except NotHere:
+            found = None
+        yield found
+
+
+@contextlib.contextmanager
+def reached(config: Config) -> Iterator[Daemon]:
+    """The same for what a daemon alone can do.
+
+    :raises NotHere: why there is none, in words.
+    """
+    with _connect(config.run) as connection:
         channel = Channel(connection)
-        yield Daemon(channel) if _alike(channel, config) else None
+        _check_alike(channel, config)
+        yield Daemon(channel)
 
 
-def _connect(run: Path) -> socket.socket | None:
+def _connect(run: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(_CONNECT_SECONDS)
@@ -123,23 +188,36 @@ def _connect(run: Path) -> socket.socket | None:
         # The listener gets our environment: it must be somebody who could read it anyway.
         if peer_of(connection).trusted:
             return connection
-    except OSError:
-        # Not running, or not for us.
+    except (FileNotFoundError, ConnectionRefusedError) as error:
         connection.close()
-        return None
+        raise NotHere("no daemon runs") from error
+    except OSError as error:
+        connection.close()
+        raise NotHere(f"the daemon cannot be asked: {error.strerror or error}") from error
     connection.close()
-    return None
+    raise NotHere("the daemon belongs to another user")
 
 
-def _alike(channel: Channel, config: Config) -> bool:
+def _check_alike(channel: Channel, config: Config) -> None:
     try:
         hello = channel.receive(_CONNECT_SECONDS)
-    except (OSError, ValueError):
-        return False
-    wanted = {"protocol": PROTOCOL, "version": __version__, "settings": settings(config)}
-    return hello == wanted
+    except (OSError, ValueError) as error:
+        raise NotHere("the daemon does not answer") from error
+    if hello is None:
+        raise NotHere("the daemon does not serve this process: it sees another machine, or too many ask")
+    if (hello.get("protocol"), hello.get("version")) != (PROTOCOL, __version__):
+        raise NotHere(f"the daemon that runs is of another version, {str(hello.get('version'))[:40]!r}: restart it")
+    ours, theirs = settings(config), hello.get("settings")
+    if theirs != ours:
+        known = theirs if isinstance(theirs, dict) else {}
+        different = [name for name, value in ours.items() if known.get(name) != value]
+        raise NotHere(f"the daemon that runs has other settings: {', '.join(different)}")
 
 
 def _lost(reference: str) -> AlsError:
     hint = "pull again: what is complete is kept, and without a daemon als does it itself"
     return AlsError("the daemon ended, or was stopped, before the image was complete", where=reference, hint=hint)
+
+
+def _ended(name: str | None) -> AlsError:
+    return AlsError("the daemon ended, or was stopped, before it answered", where=name or "", hint="start it again")

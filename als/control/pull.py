@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from als.control.wire import Channel, error_message
 from als.errors import Abandoned, AlsError
-from als.fetch.pull import Silent
+from als.fetch.progress import Silent
 from als.model.digest import Digest
 from als.model.manifest import Descriptor
 from als.model.policy import Listing

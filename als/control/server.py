@@ -21,6 +21,7 @@ from typing import Any, Self
 from als import __version__
 from als.control.peer import Peer, peer_of
 from als.control.pull import Call, answer_pull
+from als.control.status import answer_fill, answer_status
 from als.control.wire import ALIVE_SECONDS, NAME, PROTOCOL, Channel, settings
 from als.errors import ConfigError, LockTimeout
 from als.service import Service
@@ -143,6 +144,10 @@ class Control:
             ):
                 call = Call(channel, peer.uid, variables, self._stopping)
                 channel.send(answer_pull(self._service, call, reference, progress))
+            case {"op": "status", "image": str() | None as name}:
+                answer_status(self._service, channel, name)
+            case {"op": "fill", "image": str(name)}:
+                channel.send(answer_fill(self._service, name))
             case _:
                 raise ValueError("an unknown request")
 

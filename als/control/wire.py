@@ -21,7 +21,7 @@ from als import errors
 from als.config import Config
 from als.errors import AlsError
 
-PROTOCOL = 1
+PROTOCOL = 2
 NAME = "als.sock"
 """In RUN."""
 MAX_MESSAGE = 1 << 20

@@ -72,14 +72,14 @@ def ingest(
     # A worker can be made to lie about what it read, and holes cost a blob nothing: what a layer may expand to is bounded here.
     most = limits.expansion_floor + limits.expansion * descriptor.size
     limits = dataclasses.replace(limits, layer_bytes=min(limits.layer_bytes, most))
-    blob_end, pump_end = _pipe()
-    frames_end, worker_end = _pipe()
+    blob_end, pump_end = pipe()
+    frames_end, worker_end = pipe()
     try:
         worker = workers.parse(format_name, blob_end, worker_end, limits)
     finally:
         os.close(blob_end)
         os.close(worker_end)
-    pump = _Pump(source, descriptor, pump_end, advance)
+    pump = Pump(source, descriptor, pump_end, advance)
     with (
         worker,
         store_errors(staging.path),
@@ -106,7 +106,7 @@ def ingest(
             raise DigestMismatch(f"its content is {assembler.diff_id}, the image's config promises {diff_id}", where=where)
         names = _describe(staging, tree, splits, tar_splits)
         size = sum(staging.forest.sizes.values())
-        return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time())
+        return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time(), blobs=(descriptor.digest,))
 
 
 def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collection[TarSplitForm]) -> int:
@@ -124,8 +124,11 @@ def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collecti
     return len(names)
 
 
-class _Pump(threading.Thread):
-    """Moves a blob from its source into the parse worker, and hashes it on the way."""
+class Pump(threading.Thread):
+    """Moves a blob from its source into a worker, and hashes it on the way.
+
+    :param fd: what the worker reads from; closed at the end.
+    """
 
     def __init__(self, source: ImageSource, descriptor: Descriptor, fd: int, advance: Advance) -> None:
         super().__init__(name=f"pump {descriptor.digest.hex[:12]}", daemon=True)
@@ -200,7 +203,8 @@ class _Pump(threading.Thread):
             raise WorkerError("a worker was content with a part of the blob", where=str(self._descriptor.digest))
 
 
-def _pipe() -> tuple[int, int]:
+def pipe() -> tuple[int, int]:
+    """A pipe's reading and writing end, of a size for blobs."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     with contextlib.suppress(PermissionError):
         # Fewer wake-ups; refused only to users who hold many pipes already.

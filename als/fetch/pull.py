@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from als.errors import Abandoned, AlsError, BadImage, NotFound
-from als.fetch.ingest import ingest
-from als.fetch.source import ImageSource, LocalImages, RegistryImages, read_blob
+from als.errors import Abandoned, AlsError, NotFound
+from als.fetch.blobcheck import check_blob
+from als.fetch.choosing import images_of, overlook
+from als.fetch.ingest import Advance, ingest
+from als.fetch.progress import Progress
+from als.fetch.source import ImageSource, LocalImages, RegistryImages
 from als.fetch.tocs import TailKept, check_layer
 from als.formats.discovery import find_formats, format_of
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
-from als.model.manifest import Descriptor, Index, candidates, choose, parse_manifest, toc_digest
+from als.model.manifest import Descriptor, Manifest, toc_digest
 from als.model.platform import Platform
 from als.model.reference import Reference, Transport
 from als.registry.archive import OciArchive
@@ -36,41 +39,11 @@ from als.worker.client import Workers
 
 log = logging.getLogger(__name__)
 
-_MAX_INDEX_DEPTH = 3
 _LAYER_LOCK_TIMEOUT = 900.0
 
 
 def _never() -> bool:
     return False
-
-
-class Progress(Protocol):
-    """Told what happens to each layer of a pull; called from several threads."""
-
-    def begins(self, layer: Descriptor) -> None:
-        """Its blob is being fetched."""
-        ...
-
-    def advances(self, layer: Descriptor, count: int) -> None:
-        """So many more bytes of it have arrived."""
-        ...
-
-    def done(self, layer: Descriptor, *, fetched: bool) -> None:
-        """It is in the store; `fetched` is False where it had been before."""
-        ...
-
-
-class Silent:
-    """Progress that nobody looks at."""
-
-    def begins(self, layer: Descriptor) -> None:
-        pass
-
-    def advances(self, layer: Descriptor, count: int) -> None:
-        pass
-
-    def done(self, layer: Descriptor, *, fetched: bool) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +69,8 @@ class _Made:
     """None: the store had the layer already, or it failed."""
     resources: ExitStack
     """What is to be let go of once the layer is published."""
+    fetched: bool = False
+    """Whether its blob came from the source."""
     error: AlsError | None = None
 
 
@@ -146,6 +121,7 @@ class Puller:
         listed: RawManifest | None = None,
         anonymous: bool = False,
         given_up: Callable[[], bool] = _never,
+        foresee: Callable[[Manifest], None] = overlook,
     ) -> Iterator[Resolved]:
         """Ask the source which image a reference names.
 
@@ -154,12 +130,14 @@ class Puller:
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: ask without credentials.
         :param given_up: asked while nothing comes; True ends the wait.
+        :param foresee: told of the manifest before the configuration is here, and so perhaps of another platform's.
         :raises NotFound: there is no such image, or none with that layer.
         """
         source = self._open(reference, anonymous, given_up)
         try:
             raw = listed or source.manifest(reference.tag_or_digest)
-            for image in self._images(source, raw, str(reference), any_platform=has is not None):
+            found = images_of(source, raw, self._platform, str(reference), any_platform=has is not None, foresee=foresee)
+            for image in found:
                 # Also finds what is wrong with their annotations, before anything is fetched.
                 names = layer_names(image)
                 if has is None or has in names:
@@ -175,6 +153,8 @@ class Puller:
         ready: Callable[[Sequence[Digest]], None],
         progress: Progress,
         given_up: Callable[[], bool] = _never,
+        *,
+        besides: Collection[Digest] = (),
     ) -> None:
         """Make every layer of an image that the store lacks. The caller holds the store's shared lock.
 
@@ -183,19 +163,23 @@ class Puller:
 
         :param ready: called with DiffIDs as soon as those layers are in the store.
         :param given_up: asked again and again; True ends what is under way.
+        :param besides: DiffIDs of layers that need not be made.
         :raises AlsError: the first thing that failed; layers that were complete by then are kept.
         """
         image = resolved.image
-        todo = dict(zip(image.config.diff_ids, image.manifest.layers, strict=True))
+        pairs = zip(image.config.diff_ids, image.manifest.layers, strict=True)
+        todo = {(diff_id, layer.digest): layer for diff_id, layer in pairs if diff_id not in besides}
+        expected = Counter(diff_id for diff_id, _ in todo)
         failures: list[AlsError] = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as pool:
-            pending = {pool.submit(self._made, resolved, layer, diff_id, progress, given_up) for diff_id, layer in todo.items()}
+            work = [(resolved, layer, diff_id, progress, given_up) for (diff_id, _), layer in todo.items()]
+            pending = {pool.submit(self._made, *each) for each in work}
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 made = [future.result() for future in done if not future.cancelled()]
                 failures += [each.error for each in made if each.error is not None]
                 try:
-                    self._show([each for each in made if each.error is None], ready, progress)
+                    self._show([each for each in made if each.error is None], expected, ready, progress)
                 except AlsError as error:
                     # The others are still to be waited for: each holds a lock and a folder.
                     failures.append(error)
@@ -207,16 +191,26 @@ class Puller:
         if failures:
             raise failures[0]
 
-    def _show(self, made: Sequence[_Made], ready: Callable[[Sequence[Digest]], None], progress: Progress) -> None:
+    def _show(
+        self,
+        made: Sequence[_Made],
+        expected: Counter[Digest],
+        ready: Callable[[Sequence[Digest]], None],
+        progress: Progress,
+    ) -> None:
+        """
+        :param expected: by how many more blobs each layer is to be known; one that the image names by two is ready after both.
+        """
         with ExitStack() as stack:
             for each in made:
                 stack.push(each.resources)
             if staged := [each.staging for each in made if each.staging is not None]:
                 self._layers.show(staged)
         for each in made:
-            progress.done(each.descriptor, fetched=each.staging is not None)
-        if made:
-            ready([each.diff_id for each in made])
+            progress.done(each.descriptor, fetched=each.fetched)
+        expected.subtract(each.diff_id for each in made)
+        if found := [each.diff_id for each in made if not expected[each.diff_id]]:
+            ready(found)
 
     def _made(
         self,
@@ -229,11 +223,12 @@ class Puller:
         """A layer that is complete but not published yet; its lock and its staging folder are held."""
         with ExitStack() as stack:
             try:
-                staging = None
+                staging, fetched = None, False
                 if not self._layers.has(diff_id):
                     lock = self._layout.locks / diff_id.hex
                     stack.enter_context(locked(lock, timeout=_LAYER_LOCK_TIMEOUT, give_up=given_up))
                     if not self._layers.has(diff_id):
+                        fetched = True
                         progress.begins(descriptor)
                         staging = stack.enter_context(self._layers.stage())
                         with store_errors(self._layout.root):
@@ -241,13 +236,13 @@ class Puller:
                 if staging is None:
                     stack.close()
                     with store_errors(self._layout.root):
-                        self._check_again(resolved, descriptor, diff_id)
-                return _Made(descriptor, diff_id, staging, stack.pop_all())
+                        fetched = self._check_again(resolved, descriptor, diff_id, progress, given_up)
+                return _Made(descriptor, diff_id, staging, stack.pop_all(), fetched)
             except AlsError as error:
                 where = f"{resolved.reference} {error.where or descriptor.digest}"
                 located = type(error)(error.what, where=where, hint=error.hint)
                 located.__cause__ = error
-                return _Made(descriptor, diff_id, None, ExitStack(), located)
+                return _Made(descriptor, diff_id, None, ExitStack(), error=located)
 
     def _make(
         self,
@@ -259,12 +254,6 @@ class Puller:
         given_up: Callable[[], bool],
     ) -> None:
         format_name = format_of(self._formats, descriptor.media_type, descriptor.annotations).name
-
-        def advance(count: int) -> None:
-            if given_up():
-                raise Abandoned("nobody waits for it any more", where=str(descriptor.digest))
-            progress.advances(descriptor, count)
-
         source = resolved.source if toc_digest(descriptor) is None else TailKept(resolved.source)
         record = ingest(
             source,
@@ -273,7 +262,7 @@ class Puller:
             format_name,
             staging,
             self._workers,
-            advance,
+            _advance(descriptor, progress, given_up),
             stall=self._stall,
             limits=self._limits,
             tar_splits=self._tar_splits,
@@ -281,14 +270,40 @@ class Puller:
         toc = self._verified_toc(resolved, source, descriptor, staging.image)
         staging.complete(record if toc is None else dataclasses.replace(record, tocs=(toc,)))
 
-    def _check_again(self, resolved: Resolved, descriptor: Descriptor, diff_id: Digest) -> None:
-        """A layer that the store has may come with a table of contents that was not seen yet, or could not be read then."""
+    def _check_again(
+        self,
+        resolved: Resolved,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        progress: Progress,
+        given_up: Callable[[], bool],
+    ) -> bool:
+        """A layer that the store has may come as a blob that was not seen yet, or with a table of contents that was not, or
+        could not be read then.
+
+        :returns: whether the blob was fetched for that.
+        """
         toc = toc_digest(descriptor)
+        source = resolved.source if toc is None else TailKept(resolved.source)
+        # Named by no DiffID: the layer's own lock is taken with this one held, and two images could name each other's.
+        lock = self._layout.locks / Digest.of(f"check {descriptor.digest}".encode()).hex
+        fetched = False
+        if not self._layers.get(diff_id).is_held_by(descriptor.digest):
+            with locked(lock, timeout=_LAYER_LOCK_TIMEOUT, give_up=given_up):
+                record = self._layers.get(diff_id)
+                if not record.is_held_by(descriptor.digest):
+                    fetched = True
+                    progress.begins(descriptor)
+                    advance = _advance(descriptor, progress, given_up)
+                    check_blob(source, descriptor, record, self._workers, advance, stall=self._stall, limits=self._limits)
+                    with locked(self._layout.locks / diff_id.hex, timeout=_LAYER_LOCK_TIMEOUT, give_up=given_up):
+                        self._layers.add_blob(diff_id, descriptor.digest)
         if toc is None or toc in self._layers.get(diff_id).tocs:
-            return
-        if self._verified_toc(resolved, resolved.source, descriptor, self._layers.image(diff_id)) is not None:
+            return fetched
+        if self._verified_toc(resolved, source, descriptor, self._layers.image(diff_id)) is not None:
             with locked(self._layout.locks / diff_id.hex, timeout=_LAYER_LOCK_TIMEOUT):
                 self._layers.add_toc(diff_id, toc)
+        return fetched
 
     def _verified_toc(self, resolved: Resolved, source: ImageSource, descriptor: Descriptor, image: Path) -> Digest | None:
         """The digest of a layer's table of contents, if that tells of what its EROFS image shows. If not, the layer is none
@@ -333,36 +348,14 @@ class Puller:
             return LocalImages(OciArchive(reference.path))
         return self.repository(reference, anonymous=anonymous, given_up=given_up)
 
-    def _images(self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool) -> Iterator[ImageRecord]:
-        """The image behind a manifest or index; with `any_platform`, this machine's first and then the others."""
-        seen: set[Digest] = set()
-        for chosen in self._manifests(source, raw, where, any_platform=any_platform, depth=0):
-            if chosen.digest in seen:
-                continue
-            seen.add(chosen.digest)
-            manifest = parse_manifest(chosen.data, chosen.media_type)
-            if isinstance(manifest, Index):
-                raise BadImage("an index where a manifest was promised", where=where)
-            config = read_blob(source, manifest.config, DEFAULT_LIMITS.config_bytes)
-            yield ImageRecord.parse(manifest.media_type, chosen.data, config)
 
-    def _manifests(
-        self, source: ImageSource, raw: RawManifest, where: str, *, any_platform: bool, depth: int
-    ) -> Iterator[RawManifest]:
-        parsed = parse_manifest(raw.data, raw.media_type)
-        if not isinstance(parsed, Index):
-            yield raw
-            return
-        if depth >= _MAX_INDEX_DEPTH:
-            raise BadImage("indexes within indexes without end", where=where)
-        if any_platform:
-            first = candidates(parsed, self._platform)
-            chosen = [*first, *(descriptor for descriptor in parsed.manifests if descriptor not in first)]
-        else:
-            chosen = [choose(parsed, self._platform)]
-        for descriptor in chosen:
-            inner = source.manifest(str(descriptor.digest))
-            yield from self._manifests(source, inner, where, any_platform=any_platform, depth=depth + 1)
+def _advance(descriptor: Descriptor, progress: Progress, given_up: Callable[[], bool]) -> Advance:
+    def advance(count: int) -> None:
+        if given_up():
+            raise Abandoned("nobody waits for it any more", where=str(descriptor.digest))
+        progress.advances(descriptor, count)
+
+    return advance
 
 
 def names_of(layer: Descriptor) -> list[Digest]:

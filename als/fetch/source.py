@@ -103,6 +103,10 @@ class RangeSource(Protocol):
     def close(self) -> None: ...
 
 
+class RepositorySource(ImageSource, RangeSource, Protocol):
+    """A repository of a registry."""
+
+
 class LocalImages:
     """An OCI layout or archive on this machine."""
 

@@ -1,4 +1,4 @@
-"""Blocking calls of the backend, made in threads, each under a deadline and all under a limit.
+"""Calls of the backend, each under a deadline and all under a limit: blocking ones in threads, and futures.
 
 The backend keeps deadlines of its own; those here are the guard that holds when it does not. A thread cannot be stopped:
 one that overran is left to itself, keeps its place in its limiter until it ends, and its result is discarded.
@@ -6,13 +6,18 @@ one that overran is left to itself, keeps its place in its limiter until it ends
 pyfuse3 runs each request in a task and reads no further ones once `max_tasks` of them wait (``_session_loop`` in
 ``internal.pxi``). So the number of requests that may wait for the backend is bounded below that, and further ones fail at
 once: whatever the backend does, a stat of the mount point is answered.
+
+Reads of lazy files have a bound of their own, or a registry that stalls would keep names from being looked up. Letting them
+queue here would be of no use, since one that queues holds its task; the kernel queues them (:mod:`als.fuse.connection`).
 """
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -34,9 +39,18 @@ class Deadlines:
     open: float = 900.0
     """Opening a blob: it may have to be downloaded again."""
     read: float = 300.0
-    """One read."""
+    """One read of a blob."""
+    lazy_read: float = 960.0
+    """One read of a lazy layer's file; more than the backend's own deadline, which is that of lookups, and tells why."""
     stop: float = 40.0
     """Letting requests end when the daemon stops; more than `count`, since what is counted is awaited."""
+
+
+class Kind(enum.Enum):
+    """Requests that are bounded together."""
+
+    CALL = "requests"
+    LAZY_READ = "reads of lazy files"
 
 
 class _Call(Generic[T]):
@@ -72,30 +86,30 @@ class _Call(Generic[T]):
 class Calls:
     """All calls that are under way, and all requests that wait for one."""
 
-    def __init__(self, *, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
-        self._waiting = 0
+    def __init__(self, *, max_waiting: int, max_lazy_reads: int = 0) -> None:
+        self._most = {Kind.CALL: max_waiting, Kind.LAZY_READ: max_lazy_reads}
+        self._waiting = dict.fromkeys(Kind, 0)
         self._stopping = False
         self._scopes: set[trio.CancelScope] = set()
         self._idle = trio.Event()
         self._idle.set()
 
     @contextmanager
-    def request(self, where: str) -> Iterator[None]:
+    def request(self, where: str, kind: Kind = Kind.CALL) -> Iterator[None]:
         """Around the handling of a request that may have to wait.
 
-        :raises DeadlineExceeded: too many requests wait already.
+        :raises DeadlineExceeded: too many requests of its kind wait already.
         """
-        if self._waiting >= self._max_waiting:
-            raise DeadlineExceeded(f"{self._waiting} requests are waiting already", where=where)
-        if not self._waiting:
+        if self._waiting[kind] >= self._most[kind]:
+            raise DeadlineExceeded(f"{self._waiting[kind]} {kind.value} are waiting already", where=where)
+        if not any(self._waiting.values()):
             self._idle = trio.Event()
-        self._waiting += 1
+        self._waiting[kind] += 1
         try:
             yield
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self._waiting[kind] -= 1
+            if not any(self._waiting.values()):
                 self._idle.set()
 
     async def run(
@@ -134,6 +148,38 @@ class Calls:
         if self._stopping:
             raise DeadlineExceeded("als is stopping", where=where)
         raise DeadlineExceeded(f"no answer within {seconds:g} s", where=where)
+
+    async def wait(self, future: Future[T], *, seconds: float, where: str) -> T:
+        """The future's result; no thread waits for it. It is cancelled if it takes too long.
+
+        :raises DeadlineExceeded: it took too long, the daemon stops, or the backend gave it up.
+        """
+        if not future.done():
+            await self._until_done(future, seconds)
+        if future.cancelled():
+            raise DeadlineExceeded("given up", where=where)
+        if not future.cancel():
+            return future.result()
+        raise DeadlineExceeded("als is stopping" if self._stopping else f"no answer within {seconds:g} s", where=where)
+
+    async def _until_done(self, future: Future[T], seconds: float) -> None:
+        if self._stopping:
+            return
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def wake(_: Future[T]) -> None:
+            # The loop is over if nobody waits any more.
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(done.set)
+
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._scopes.add(scope)
+        try:
+            with scope:
+                future.add_done_callback(wake)
+                await done.wait()
+        finally:
+            self._scopes.discard(scope)
 
     async def stop(self, seconds: float) -> bool:
         """Give up all calls except those that must finish, and let no such begin again.

@@ -2,7 +2,8 @@
 
 Two questions are asked of the tree. For a *name* ("is that layer here?") every failure is ENOENT, because that is what makes
 the client pull normally, whatever went wrong; the log says what did. For the *content* of a file that was already promised,
-the errno says what kind of thing went wrong, and is never ENOENT for what is merely out of reach.
+the errno says what kind of thing went wrong, and is never ENOENT for what is merely out of reach. To a container, though, a
+file whose bytes cannot be had is a disk that cannot be read, whatever the reason: EIO is what programs expect of read(2).
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ def content_errno(error: AlsError | OSError) -> int:
 def content_error(error: AlsError | OSError) -> pyfuse3.FUSEError:
     """What a handler raises when a file's content could not be had."""
     return pyfuse3.FUSEError(content_errno(error))
+
+
+def unreadable() -> pyfuse3.FUSEError:
+    """What a handler raises when bytes of a lazy layer's file could not be had."""
+    return pyfuse3.FUSEError(errno.EIO)
 
 
 def no_such_name() -> pyfuse3.FUSEError:

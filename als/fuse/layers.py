@@ -10,7 +10,7 @@ from pathlib import Path
 from als.errors import BadReference, NotFound
 from als.fetch.pull import names_of
 from als.fetch.source import copy_blob
-from als.fuse.backend import ByteFile, ServedLayer
+from als.fuse.backend import ByteFile, LazyFiles, ServedLayer
 from als.model.digest import Digest
 from als.model.reference import Reference, Transport, parse_reference
 from als.service import Service
@@ -26,18 +26,25 @@ class StoreBackend:
         self._service = service
         self._flights = Flights(service)
 
+    @property
+    def lazy(self) -> LazyFiles | None:
+        """See :attr:`als.fuse.backend.Backend.lazy`."""
+        return self._service.lazies
+
     def lookup(self, reference: str, digest: str) -> ServedLayer | None:
         """See :meth:`als.fuse.backend.Backend.lookup`."""
         wanted = Digest.parse(digest)
         image = self._service.known_image(reference, wanted)
-        if image is None:
-            stall = self._service.config.lookup_deadline
-            found = self._flights.wait(_in_registry(reference), wanted, stall)
-            return None if found is None else self._served(reference, wanted, *found)
-        if self._service.refusal(image, wanted):
-            return None
-        index = self._service.index_of(image, wanted)
-        return None if index is None else self._served(reference, wanted, image, index)
+        if image is not None:
+            if self._service.refusal(image, wanted):
+                return None
+            index = self._service.index_of(image, wanted)
+            if index is None:
+                return None
+            if self._service.is_known_by(reference, wanted, image, index):
+                return self._served(reference, wanted, image, index)
+        found = self._flights.wait(_in_registry(reference), wanted, self._service.config.lookup_deadline)
+        return None if found is None else self._served(reference, wanted, *found)
 
     def use(self, reference: str, digest: str) -> None:
         """See :meth:`als.fuse.backend.Backend.use`."""
@@ -63,7 +70,7 @@ class StoreBackend:
         layer = self._service.serve_layer(reference, digest, image, index)
         return ServedLayer(
             layer.chain_id,
-            self._service.layers.mount_point(layer.diff_id),
+            self._service.diff_of(layer),
             json.dumps(layer.info()).encode(),
             layer.blob_size,
         )

@@ -5,6 +5,7 @@
     /                               known references
     /<base64(reference)>/           known layers
     /<base64(reference)>/<digest>/  diff -> an absolute path, info, blob
+    /.lazy/<key>/.als/<name>        the files of lazy layers, for overlay alone
 
 The layout is that of containers/storage (``drivers/overlay/overlay.go``, ``getAdditionalLayerPath``): the reference is in
 standard base64 with padding. That alphabet holds ``/``, but no encoding of an ASCII reference contains it: it would take a
@@ -19,6 +20,10 @@ not here any more would be to fetch it.
 
 An inode number is a function of the path, not a counter: a restarted daemon gives every file the number that it had, so
 that requests which outlive a daemon (see docs/architecture.md) still mean the same file.
+
+The file of a lazy layer has a number made of what commits to its bytes (:meth:`als.fuse.backend.LazyFiles.identity`), so that
+however many layers have it, it is one inode. No client ever lists ``.lazy`` or what is below it: overlay gets the names from
+the layer's metadata and looks them up one by one. So there they can be looked up only, and a listing is empty.
 """
 
 from __future__ import annotations
@@ -26,16 +31,21 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from als.errors import BadImage
 from als.fuse.backend import ServedLayer
 from als.model.digest import Digest
+from als.model.forest import FOREST, forest_path
 
 ROOT_INODE = 1
 USE = "use"
+LAZY = ".lazy"
+"""No reference is called so: base64 has no dot."""
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,13 @@ class Node:
 
     @property
     def path(self) -> str:
-        """The path from the mount point, without a leading slash; "" for the root. It identifies the node."""
+        """The path from the mount point, without a leading slash; "" for the root."""
         raise AssertionError("a node has a kind")
+
+    @property
+    def identity(self) -> str:
+        """What makes it the same file: nodes are the same if and only if this is equal."""
+        return self.path
 
     @property
     def mode(self) -> int:
@@ -65,8 +80,12 @@ class Node:
     @property
     def inode(self) -> int:
         """The inode number, from 2**62 to 2**63 - 1: never 0 or 1, and no surprise where off_t is signed."""
-        raw = hashlib.sha256(self.path.encode()).digest()
+        raw = hashlib.sha256(self.identity.encode()).digest()
         return int.from_bytes(raw[:8], "big") & ((1 << 62) - 1) | (1 << 62)
+
+    def merged(self, known: Node) -> Node:
+        """What to keep of this node where the kernel knows one of the same identity already: the newest description wins."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +188,70 @@ class Blob(Node):
         return self.layer.blob_size
 
 
+@dataclass(frozen=True, slots=True)
+class LazyRoot(_Directory):
+    """The directory of all lazy layers."""
+
+    @property
+    def path(self) -> str:
+        return LAZY
+
+
+@dataclass(frozen=True, slots=True)
+class LazyLayerDir(_Directory):
+    """What overlay has as a lower directory."""
+
+    key: str
+
+    @property
+    def path(self) -> str:
+        return f"{LAZY}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class LazyForestDir(_Directory):
+    """The only directory of a lazy layer."""
+
+    key: str
+
+    @property
+    def path(self) -> str:
+        return f"{LAZY}/{self.key}/{FOREST}"
+
+
+@dataclass(frozen=True, slots=True)
+class LazyFile(Node):
+    """The content of a file of lazy layers."""
+
+    places: tuple[tuple[str, bytes], ...]
+    """Keys of layers that have it, and its names in their forests; the newest first. Each of them may go before the others."""
+    commitment: bytes
+    """What commits to its bytes."""
+    length: int
+
+    @property
+    def path(self) -> str:
+        key, name = self.places[0]
+        return f"{LAZY}/{key}/{forest_path(name)}"
+
+    @property
+    def identity(self) -> str:
+        # The kernel has one size for an inode, so it is a part of this whatever the commitment is made of. No path has a space.
+        return f"content {self.commitment.hex()} {self.length}"
+
+    @property
+    def size(self) -> int:
+        return self.length
+
+    def merged(self, known: Node) -> Node:
+        if not isinstance(known, LazyFile):
+            return self
+        return replace(self, places=self.places + tuple(place for place in known.places if place not in self.places))
+
+
+LazyDir = LazyRoot | LazyLayerDir | LazyForestDir
+"""The directories of lazy layers."""
+
 LAYER_FILES = (b"diff", b"info", b"blob")
 
 
@@ -203,6 +286,16 @@ def parse_digest(name: bytes) -> str | None:
         return None
 
 
+def parse_key(name: bytes) -> str | None:
+    """The key of a lazy layer that a directory name is; None where it is none."""
+    return name.decode() if _SHA256.fullmatch(name) else None
+
+
+def parse_forest_name(name: bytes) -> bytes | None:
+    """The name in the forest that the name of a lazy layer's file stands for; None where it stands for none."""
+    return bytes.fromhex(name.decode()) if _SHA256.fullmatch(name) else None
+
+
 class NodeTable:
     """The nodes that the kernel knows of, with its lookup counts (libfuse, ``fuse_lowlevel.h``, on ``forget``).
 
@@ -217,17 +310,17 @@ class NodeTable:
         return len(self._nodes)
 
     def remember(self, node: Node) -> bool:
-        """Count one lookup of a node that is about to be told to the kernel; the newest description wins.
+        """Count one lookup of a node that is about to be told to the kernel.
 
-        :return: whether it may be told. Not so if another path has the same number, which nothing but malice brings about.
+        :return: whether it may be told. Not so if another file has the same number, which nothing but malice brings about.
         """
         inode = node.inode
         if inode == ROOT_INODE:
             return True
         known = self._nodes.get(inode)
-        if known is not None and known.path != node.path:
+        if known is not None and known.identity != node.identity:
             return False
-        self._nodes[inode] = node
+        self._nodes[inode] = node if known is None else node.merged(known)
         self._lookups[inode] = self._lookups.get(inode, 0) + 1
         return True
 

@@ -1,6 +1,7 @@
 """The requests of the kernel, answered from the tree of :mod:`als.fuse.nodes`.
 
-Thin on purpose: names become nodes here, and waiting is left to :mod:`als.fuse.lookups` and :mod:`als.fuse.contents`.
+Thin on purpose: names become nodes here, and waiting is left to :mod:`als.fuse.lookups`, :mod:`als.fuse.contents` and
+:mod:`als.fuse.lazyfiles`.
 
 What containers/storage does to a layer's directory (``drivers/overlay/overlay.go``): ``os.Create("use")`` takes a reference and
 ``rmdir`` of the directory drops one, and of both it expects ENOENT. The mount is therefore not read-only: on a read-only
@@ -23,6 +24,7 @@ from als.fuse import errors, nodes
 from als.fuse.backend import Backend
 from als.fuse.calls import Calls, Deadlines
 from als.fuse.contents import Contents
+from als.fuse.lazyfiles import LazyTree
 from als.fuse.lookups import Lookups
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 _FIXED_SECONDS = 60.0
 _LAYER_SECONDS = 0.0
 """How long the kernel may answer from its own cache: long for directories, short for layers, which can be removed."""
+_FOREVER_SECONDS = 1e9
+"""The same of lazy layers: what a key or a file's name stands for never changes. That it stands for nothing is not cached."""
 
 
 class LayerOperations(pyfuse3.Operations):
@@ -52,6 +56,7 @@ class LayerOperations(pyfuse3.Operations):
         self._counting = trio.CapacityLimiter(io_threads)
         self.lookups = Lookups(backend, calls, seconds=deadlines.lookup, threads=lookup_threads)
         self._contents = Contents(backend, calls, deadlines, threads=io_threads)
+        self._lazy = LazyTree(backend.lazy, calls, seconds=deadlines.lazy_read) if backend.lazy is not None else None
         self._nodes = nodes.NodeTable()
 
     # Names
@@ -72,6 +77,10 @@ class LayerOperations(pyfuse3.Operations):
 
     async def _child(self, parent: nodes.Node, name: bytes, thread: int) -> nodes.Node | None:
         match parent:
+            case nodes.Root() if name == nodes.LAZY.encode():
+                return nodes.LazyRoot() if self._lazy is not None else None
+            case nodes.LazyRoot() | nodes.LazyLayerDir() | nodes.LazyForestDir():
+                return self._lazy.child(parent, name) if self._lazy is not None else None
             case nodes.Root():
                 reference = nodes.parse_reference(name)
                 return nodes.ReferenceDir(reference) if reference is not None else None
@@ -142,7 +151,7 @@ class LayerOperations(pyfuse3.Operations):
                 _LOG.warning("opening %s failed: %s", _in_words(node), error)
                 raise errors.content_error(error) from error
         # What a digest names never changes, so its pages stay good; an info document may.
-        return pyfuse3.FileInfo(fh=inode, keep_cache=isinstance(node, nodes.Blob))
+        return pyfuse3.FileInfo(fh=inode, keep_cache=isinstance(node, nodes.Blob | nodes.LazyFile))
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         match self._node(fh):
@@ -155,6 +164,8 @@ class LayerOperations(pyfuse3.Operations):
                 except (AlsError, OSError) as error:
                     _LOG.warning("reading %d bytes at %d of %s failed: %s", size, off, _in_words(node), error)
                     raise errors.content_error(error) from error
+            case nodes.LazyFile() as node if self._lazy is not None:
+                return await self._lazy.read(node, off, size)
             case _:
                 raise errors.wrong_kind(directory_wanted=False)
 
@@ -284,6 +295,12 @@ def _attributes(node: nodes.Node) -> pyfuse3.EntryAttributes:
     entry.st_size = node.size
     entry.st_blksize = 4096
     entry.st_blocks = -(-node.size // 512)
-    entry.entry_timeout = entry.attr_timeout = _FIXED_SECONDS if stat.S_ISDIR(node.mode) else _LAYER_SECONDS
+    entry.entry_timeout = entry.attr_timeout = _seconds_cached(node)
     # Users, groups and times keep pyfuse3's zeros: root and the epoch.
     return entry
+
+
+def _seconds_cached(node: nodes.Node) -> float:
+    if isinstance(node, nodes.LazyDir | nodes.LazyFile):
+        return _FOREVER_SECONDS
+    return _FIXED_SECONDS if stat.S_ISDIR(node.mode) else _LAYER_SECONDS

@@ -10,7 +10,6 @@ have images pulled with root's credentials and read the blobs of private ones. N
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ import trio
 from als.errors import KernelError
 from als.fuse.backend import Backend
 from als.fuse.calls import Calls, Deadlines
+from als.fuse.connection import allow_background
 from als.fuse.mountpoint import clear, resolve
 from als.fuse.operations import LayerOperations
 from als.mount.unmounting import unmount
@@ -45,8 +45,17 @@ class ServeOptions:
     """Other calls of the backend at once, of each kind."""
     max_waiting: int = 960
     """Requests that may wait for the backend."""
+    max_lazy_reads: int = 4096
+    """Reads of lazy files that may wait. Most are background requests; the others are as many as threads that wait for one."""
+    background: int = 512
+    """Reads that the kernel sends in the background, of all files; less than `max_waiting`, so that names can be looked up."""
     spare_tasks: int = 64
     """Requests that are handled beside those, because they do not wait."""
+
+    @property
+    def tasks(self) -> int:
+        """Requests at once."""
+        return self.max_waiting + self.max_lazy_reads + self.spare_tasks
 
 
 async def serve(
@@ -69,7 +78,7 @@ async def serve(
     options = options or ServeOptions()
     where = resolve(mountpoint)
     await clear(where)
-    calls = Calls(max_waiting=options.max_waiting)
+    calls = Calls(max_waiting=options.max_waiting, max_lazy_reads=options.max_lazy_reads)
     operations = LayerOperations(
         backend, calls, options.deadlines, lookup_threads=options.lookup_threads, io_threads=options.io_threads
     )
@@ -78,8 +87,8 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operations.lookups.run)
-            nursery.start_soon(_announce, where, ready)
-            nursery.start_soon(_run_session, options.max_waiting + options.spare_tasks, nursery.cancel_scope)
+            nursery.start_soon(_announce, where, options.background, ready)
+            nursery.start_soon(_run_session, options.tasks, nursery.cancel_scope)
             await until()
             detached = unmount(where, lazily=True)
             if not await calls.stop(options.deadlines.stop):
@@ -125,9 +134,16 @@ async def _run_session(max_tasks: int, everything: trio.CancelScope) -> None:
     everything.cancel()
 
 
-async def _announce(where: Path, ready: Callable[[], None]) -> None:
+async def _announce(where: Path, background: int, ready: Callable[[], None]) -> None:
+    def answer() -> None:
+        os.statvfs(where)
+        try:
+            allow_background(where, background)
+        except KernelError as error:
+            _LOG.warning("reads of different files may wait for each other: %s", error)
+
     with trio.move_on_after(_FIRST_ANSWER_SECONDS):
-        await trio.to_thread.run_sync(functools.partial(os.statvfs, where), abandon_on_cancel=True)
+        await trio.to_thread.run_sync(answer, abandon_on_cancel=True)
         ready()
         return
     _LOG.error("%s does not answer after %g s", where, _FIRST_ANSWER_SECONDS)

@@ -17,6 +17,16 @@ containers/storage never writes such layers down; found here, they need not be. 
     overlay/<TOC chain>         -> ../chains/<chain>
     overlay-layers/<TOC chain>.tar-split.gz         a hardlink of the chain's
 
+A layer that is served before all of it is here (:mod:`als.lazy`) is listed by the ID made of its TOC alone: the manifest
+commits to the TOC, while the DiffID is what an image says of itself until the last byte has come. It has a folder of its own::
+
+    chains/<TOC chain>/lazy     the key of the lazy layer; gone when the layer is complete
+    chains/<TOC chain>/diff     over it is mounted an overlay of what is here of the layer and, below that, what serves the rest
+
+When the layer is complete (:meth:`ComposefsStore.settle`), ``diff`` gets its own forest below that mount, which then is taken
+away: whoever mounts the layer from now on has nothing between him and the files. What lies above a lazy layer in an image has
+only that kind of ID, and a folder of its own, too.
+
 All lower directories are named by mounts that the client makes in its own run root, so an image may be as tall as overlay
 allows. LINK is as long as containers/storage makes it itself: it looks for links in all its image stores, and in two of ours
 one short name could stand for two layers.
@@ -36,17 +46,24 @@ from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file, read_root_inode
 from als.imagestore.records import PublishedLayer, by_toc
 from als.imagestore.tarsplit import make_tar_split
-from als.imagestore.tree import Attempt, ImageStore
+from als.imagestore.tree import LOCK_TIMEOUT, Attempt, ImageStore
+from als.model import chain
 from als.model.digest import Digest
-from als.mount.table import MountEntry
-from als.store.atomic import read_json, write_json
+from als.mount.lazy import SOURCE as LAZY_SOURCE
+from als.mount.lazy import mount_lazy
+from als.mount.table import MountEntry, find_mount
+from als.mount.unmounting import cloned_mount, unmount
+from als.store.atomic import read_json, sync_file_system, write_json
 from als.store.layers import Layers
 from als.store.layout import Layout, TarSplitForm
+from als.store.lazyfolders import note_chain
 from als.store.objects import add_to_forest, forest_names, link_or_copy
 from als.store.owners import owners_of
+from als.store.refused import store_errors
 
 _DATA = "composefs-data"
 _BLOB = "composefs.blob"
+_LAZY = "lazy"
 
 
 class ComposefsStore(ImageStore):
@@ -54,11 +71,15 @@ class ComposefsStore(ImageStore):
 
     layout = "composefs"
     by_toc = True
+    takes_lazy = True
     shortest_link = 26
     tar_split_form = TarSplitForm.IMAGE
 
     def __init__(self, layout: Layout, layers: Layers) -> None:
         super().__init__(layout.image_store, layers, layout.tmp)
+        self._root = layout.root
+        self._lazy = layout.lazy
+        self._lazy_files = layout.lazy_files
 
     def fits(self, layer_count: int) -> bool:
         """podman 5 and later mount what overlay can."""
@@ -73,24 +94,49 @@ class ComposefsStore(ImageStore):
         return self.blob(chain_id).exists()
 
     def forest(self, chain_id: str) -> Path | None:
-        """``diff``; a chain that lies in another's folder has none."""
-        return self.folder(chain_id) / "diff" if self.home(chain_id) == chain_id else None
+        """``diff``; a chain that lies in another's folder has none, and of a lazy one it is the lazy layer's that count."""
+        own = self.home(chain_id) == chain_id and self.lazy_key(chain_id) is None
+        return self.folder(chain_id) / "diff" if own else None
 
     def faults(self, layer: PublishedLayer, mounts: Sequence[MountEntry]) -> Iterator[str]:
         """What is wrong with a published layer, in words."""
         yield from super().faults(layer, mounts)
-        blob, image = self.blob(layer.chain_id), self.layers.image(layer.diff_id)
-        # Where the image has as many links as it can have, the blob is a copy.
-        if not blob.samefile(image) and blob.read_bytes() != image.read_bytes():
+        key = self.lazy_key(layer.chain_id)
+        blob, diff = self.blob(layer.chain_id), self.folder(layer.chain_id) / "diff"
+        if key is not None:
+            if not _is_same(blob, self._lazy_image(key)):
+                yield "its EROFS image is not that of its lazy layer"
+            return
+        if _is_same(blob, self.layers.image(layer.diff_id)):
+            needed = forest_names(self.layers.forest(layer.diff_id))
+        elif layer.chain_id == chain.chain_id(layer.parent, layer.diff_id) or self.home(layer.chain_id) != layer.chain_id:
             yield "its EROFS image is another layer's"
-        diff = self.folder(layer.chain_id) / "diff"
-        if forest_names(self.layers.forest(layer.diff_id)) - forest_names(diff):
+            return
+        else:
+            # It was lazy, and shows what its table of contents tells. That this is the layer was seen when it was complete,
+            # but where somebody had pulled that whole in the meantime the two images need not be the same.
+            needed = {name.hex() for name in read_image_file(blob, LAYER).contents()}
+        if needed - forest_names(diff):
             yield "its own forest lacks files"
 
+    def ids_of(self, layers: Sequence[PublishedLayer]) -> set[str]:
+        """As listed by :meth:`publish`: whatever lies above a lazy layer has but one ID."""
+        return super().ids_of(layers) | {layer.chain_id for layer in by_toc(layers)[_count_whole(layers) :]}
+
+    def is_uncovered(self, chain_id: str, mounts: Sequence[MountEntry]) -> bool:
+        """Whether what serves a lazy chain is missing although there is a daemon that could."""
+        if self.lazy_key(chain_id) is None or find_mount(self._lazy_files.parent, mounts) is None:
+            return False
+        cover = find_mount(self.folder(chain_id) / "diff", mounts)
+        return cover is None or cover.source != LAZY_SOURCE
+
     def _entries(self, layers: Sequence[PublishedLayer]) -> list[tuple[PublishedLayer, PublishedLayer]]:
-        owned = [self._owned(layer) for layer in layers]
-        same = zip(by_toc(owned), owned, strict=True)
-        return [*super()._entries(owned), *((toc, layer) for toc, layer in same if toc.chain_id != layer.chain_id)]
+        owned = [layer if layer.lazy else self._owned(layer) for layer in layers]
+        whole = _count_whole(owned)
+        pairs = list(zip(by_toc(owned), owned, strict=True))
+        found = [(layer, layer) for layer in owned[:whole]]
+        found += [(toc, layer) for toc, layer in pairs[:whole] if toc.chain_id != layer.chain_id]
+        return [*found, *((toc, toc) for toc, _ in pairs[whole:])]
 
     @contextmanager
     def _staged(self, layers: Sequence[PublishedLayer]) -> Iterator[dict[str, Path]]:
@@ -98,23 +144,28 @@ class ComposefsStore(ImageStore):
         made: dict[str, Path] = {}
         try:
             for layer in layers:
-                make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
-                self._note_owners(layer.diff_id)
-                if layer.chain_id not in known:
+                if not layer.lazy:
+                    make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
+                    self._note_owners(layer.diff_id)
+            for layer, home in self._entries(layers):
+                if layer is home and layer.chain_id not in known:
                     made[layer.chain_id] = self._tmp / f"chain-{secrets.token_hex(6)}"
-                    self._make(made[layer.chain_id], layer.diff_id)
+                    self._make(made[layer.chain_id], layer)
             yield made
         finally:
             for path in made.values():
                 if path.exists():
                     shutil.rmtree(path)
 
-    def _make(self, folder: Path, diff_id: Digest) -> None:
+    def _make(self, folder: Path, layer: PublishedLayer) -> None:
         for path in (folder, folder / _DATA, folder / "diff"):
             path.mkdir(mode=0o755)
-        image = self.layers.image(diff_id)
+        image = self._lazy_image(layer.lazy) if layer.lazy else self.layers.image(layer.diff_id)
         link_or_copy(image, folder / _DATA / _BLOB)
-        add_to_forest(self.layers.forest(diff_id), folder / "diff")
+        if layer.lazy:
+            (folder / _LAZY).write_text(layer.lazy)
+        else:
+            add_to_forest(self.layers.forest(layer.diff_id), folder / "diff")
         # A container's own root directory gets the attributes of this one.
         root = read_root_inode(image, LAYER)
         os.chown(folder / "diff", root.uid, root.gid)
@@ -131,9 +182,94 @@ class ComposefsStore(ImageStore):
 
     def _prepare(self, layers: Sequence[PublishedLayer], attempt: Attempt) -> None:
         layer, toc = layers[-1], by_toc(layers)[-1]
-        if layer.chain_id not in attempt.known:
-            attempt.made[layer.chain_id].rename(self.folder(layer.chain_id))
-            self._name(layer)
-        for each in (layer, toc):
-            if each.chain_id not in attempt.known:
+        whole = _count_whole(layers)
+        home = layer if whole == len(layers) else toc
+        if home.chain_id not in attempt.known:
+            attempt.made[home.chain_id].rename(self.folder(home.chain_id))
+            # The lowest lazy layer is on top of layers that lie in the folders of their other IDs.
+            self._name(replace(home, parent=layer.parent) if len(layers) == whole + 1 else home)
+            if home.lazy:
+                self._cover(home.chain_id, home.lazy)
+        for each in (home, toc):
+            if each.chain_id not in attempt.known and not each.lazy:
                 self._place_tar_split(each)
+
+    def _remove(self, chain_id: str) -> None:
+        folder = self._appearance.folder(chain_id)
+        if folder.exists():
+            unmount(folder / "diff", lazily=True)
+        super()._remove(chain_id)
+
+    # -- lazy layers
+
+    def lazy_chains(self) -> dict[str, str]:
+        """The listed layers that are not complete: keys of lazy layers by chain ID."""
+        found = {}
+        for chain_id in self.published():
+            key = self.lazy_key(chain_id)
+            if key is not None:
+                found[chain_id] = key
+        return found
+
+    def lazy_key(self, chain_id: str) -> str | None:
+        """The key of the lazy layer that stands for a chain; None where the chain is complete."""
+        try:
+            return (self.folder(chain_id) / _LAZY).read_text()
+        except FileNotFoundError:
+            return None
+
+    def cover(self, chain_id: str) -> None:
+        """Mount what serves a lazy chain, in place of what a daemon before this one may have left there.
+
+        :raises KernelError: it cannot be mounted.
+        """
+        with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT):
+            key = self.lazy_key(chain_id)
+            if key is not None:
+                self._cover(chain_id, key)
+
+    def settle(self, layers: Sequence[PublishedLayer]) -> None:
+        """Let the last of some layers be complete under its TOC's ID as well: it was lazy, and now the store has it.
+
+        Whoever mounts it from now on finds its files in its own forest. Containers that run keep the mount that they have.
+        """
+        layer = by_toc(layers)[-1]
+        self._note_owners(layer.diff_id)
+        layer = self._owned(layer)
+        make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
+        with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT) as announce:
+            key = self.lazy_key(layer.chain_id)
+            known = self.published()
+            if key is None or layer.chain_id not in known:
+                return
+            folder = self.folder(layer.chain_id)
+            # Seen from a copy of the mount that all lies on, what covers the folder is not there.
+            with cloned_mount(self._root) as root:
+                source = root / (self._lazy / key / "diff1").relative_to(self._root)
+                add_to_forest(source, root / (folder / "diff").relative_to(self._root))
+            self._place_tar_split(layer)
+            sync_file_system(self.overlay)
+            known[layer.chain_id] = {**layer.to_json(), "created": known[layer.chain_id]["created"]}
+            self._write(list(known.values()))
+            announce()
+            unmount(folder / "diff", lazily=True)
+            (folder / _LAZY).unlink()
+
+    def _cover(self, chain_id: str, key: str) -> None:
+        folder = self._lazy / key
+        note_chain(folder, chain_id)
+        mount_lazy(folder / "diff1", self._lazy_files / key, self.folder(chain_id) / "diff")
+
+    def _lazy_image(self, key: str) -> Path:
+        return self._lazy / key / "layer.erofs"
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two files have the same content, as a rule because they are one."""
+    # Where a file has as many links as it can have, the next one is a copy.
+    return one.samefile(other) or one.read_bytes() == other.read_bytes()
+
+
+def _count_whole(layers: Sequence[PublishedLayer]) -> int:
+    """How many layers from the lowest on are complete."""
+    return next((index for index, layer in enumerate(layers) if layer.lazy), len(layers))

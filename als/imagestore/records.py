@@ -23,6 +23,8 @@ COMPRESSION_NUMBER: Mapping[LayerCompression, int] = {
 
 _PLACE = ("id", "parent", "created", "uidset", "gidset")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_BLOB = "compressed-diff-digest"
+_PROMISED = "expected-layer-diffid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,11 @@ class PublishedLayer:
     """The chain ID of the layer below; "" for the first."""
     diff_id: Digest
     diff_size: int
-    """Bytes of the uncompressed tar stream."""
-    blob: Digest
+    """Bytes of the uncompressed tar stream; -1 where they are not known, which only a lazy layer's may be."""
+    blob: Digest | None
+    """The compressed blob, if that is known to hold just this layer (als.store.layers.LayerRecord.blobs)."""
     blob_size: int
+    """Bytes of the blob that the image's manifest names, whether or not that was verified."""
     compression: LayerCompression
     created: float
     """Seconds since the epoch."""
@@ -44,18 +48,23 @@ class PublishedLayer:
     uids: tuple[int, ...] = ()
     """Owners of files in the layer, if they are known: clients choose the size of user namespaces by them."""
     gids: tuple[int, ...] = ()
+    lazy: str = ""
+    """Key of the lazy layer (ROOT/lazy/<key>) that stands for it; "" for a complete one."""
 
     def to_json(self) -> dict[str, object]:
-        """The entry as containers/storage writes it."""
+        """The entry as containers/storage writes it. Clients reuse a layer for any image that names one of its digests, so
+        none is stated that was not verified: a lazy layer's DiffID is a flag that they read as a promise only
+        (go.podman.io/image ``storage/storage_src.go``: expectedLayerDiffIDFlag)."""
         entry: dict[str, object] = {
             "id": self.chain_id,
             "created": time.strftime(_TIME, time.gmtime(self.created)),
-            "compressed-diff-digest": str(self.blob),
-            "compressed-size": self.blob_size,
-            "diff-digest": str(self.diff_id),
             "diff-size": self.diff_size,
             "compression": COMPRESSION_NUMBER[self.compression],
         }
+        if self.lazy:
+            entry["flags"] = {_PROMISED: str(self.diff_id)}
+        else:
+            entry |= {"diff-digest": str(self.diff_id), **self._of_blob()}
         if self.parent:
             entry["parent"] = self.parent
         if self.toc is not None:
@@ -66,19 +75,20 @@ class PublishedLayer:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> PublishedLayer:
-        """What :meth:`to_json` wrote.
+        """What :meth:`to_json` wrote, but for the key of a lazy layer, which is not in it.
 
         :raises StoreDamaged: it did not write that.
         """
         numbers = {number: compression for compression, number in COMPRESSION_NUMBER.items()}
         try:
+            blob = entry.get(_BLOB)
             return cls(
                 str(entry["id"]),
                 str(entry.get("parent", "")),
-                Digest.parse(str(entry["diff-digest"])),
+                Digest.parse(str(entry["flags"][_PROMISED] if is_lazy(entry) else entry["diff-digest"])),
                 int(entry["diff-size"]),
-                Digest.parse(str(entry["compressed-diff-digest"])),
-                int(entry["compressed-size"]),
+                None if blob is None else Digest.parse(str(blob)),
+                0 if blob is None else int(entry["compressed-size"]),
                 numbers[entry["compression"]],
                 float(calendar.timegm(time.strptime(str(entry["created"]), _TIME))),
                 Digest.parse(str(entry["toc-digest"])) if "toc-digest" in entry else None,
@@ -88,9 +98,23 @@ class PublishedLayer:
         except (KeyError, ValueError, TypeError, BadImage) as error:
             raise StoreDamaged(f"an incomplete entry: {error}", where=f"layer {entry.get('id')}") from error
 
+    def restated(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """This layer's entry, which was listed before: with the blob if only now it is known to hold the layer."""
+        if self.lazy or is_lazy(entry) or _BLOB in entry:
+            return dict(entry)
+        return {**entry, **self._of_blob()}
+
+    def _of_blob(self) -> dict[str, object]:
+        return {} if self.blob is None else {_BLOB: str(self.blob), "compressed-size": self.blob_size}
+
     def info(self) -> dict[str, object]:
         """The ``info`` document of the ALS protocol: the same facts, without a place in an image."""
         return {key: value for key, value in self.to_json().items() if key not in _PLACE}
+
+
+def is_lazy(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is of a lazy layer: nobody has computed its DiffID yet."""
+    return "diff-digest" not in entry and "toc-digest" in entry
 
 
 def by_toc(layers: Sequence[PublishedLayer]) -> list[PublishedLayer]:

@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from als.errors import AlsError, StoreDamaged
@@ -63,6 +64,8 @@ class ImageStore(ABC):
     """The layout's name in the settings."""
     by_toc: bool
     """Whether its clients identify layers by tables of contents where they can."""
+    takes_lazy = False
+    """Whether it can show layers before all of them is here."""
     shortest_link: int
     """Characters that LINK has at least; more where two would be equal."""
 
@@ -107,8 +110,24 @@ class ImageStore(ABC):
     def forest(self, chain_id: str) -> Path | None:
         """The hardlinks that go when this chain goes; None where it has none of its own."""
 
+    def is_uncovered(self, chain_id: str, mounts: Sequence[MountEntry]) -> bool:
+        """Whether what serves a chain that is not complete has to be mounted again."""
+        return False
+
+    def ids_of(self, layers: Sequence[PublishedLayer]) -> set[str]:
+        """The chain IDs by which clients find an image's layers here once they were published; other names of the same are not
+        among them.
+
+        :param layers: as for :meth:`publish`.
+        """
+        return {layer.chain_id for layer in takewhile(lambda layer: not layer.lazy, layers)}
+
     def borrowed(self, chain_id: str) -> str | None:
         """The layer (hex of its DiffID) of whose folder a chain that is mounted needs something; None: of none."""
+        return None
+
+    def lazy_key(self, chain_id: str) -> str | None:
+        """The key of the lazy layer that a chain is served from; None where all of the chain is here."""
         return None
 
     def home(self, chain_id: str) -> str:
@@ -126,7 +145,7 @@ class ImageStore(ABC):
         lower = folder / "lower"
         if (lower.read_text() if lower.exists() else "") != self._lower_of(layer):
             yield "it names other layers below it than those there are"
-        if not self.tar_split(layer.chain_id).is_file():
+        if self.lazy_key(layer.chain_id) is None and not self.tar_split(layer.chain_id).is_file():
             yield "its tar-split file is missing"
 
     def published(self) -> dict[str, dict[str, object]]:
@@ -136,11 +155,15 @@ class ImageStore(ABC):
         return {entry["id"]: entry for entry in entries}
 
     def publish(self, layers: Sequence[PublishedLayer]) -> None:
-        """Make layers ready for clients and list them; what is there already is left alone.
+        """Make layers ready for clients and list them; what is there already is left alone, and only its blob is added if
+        that was not known to hold it.
 
-        :param layers: an image's, from the lowest on, by DiffIDs.
+        :param layers: an image's, from the lowest on, by DiffIDs; where lazy layers cannot be shown, the lowest of them and
+            what is above is left out.
         :raises KernelError: a layer's image cannot be mounted.
         """
+        if not self.takes_lazy:
+            layers = list(takewhile(lambda layer: not layer.lazy, layers))
         with (
             store_errors(self.overlay),
             self._staged(layers) as made,
@@ -149,15 +172,18 @@ class ImageStore(ABC):
             known = self.published()
             wanted = self._entries(layers)
             new = [layer for layer, _ in wanted if layer.chain_id not in known]
+            old = dict(known)
+            for layer in (layer for layer, _ in wanted if layer.chain_id in known):
+                old[layer.chain_id] = layer.restated(known[layer.chain_id])
             try:
                 self._prepare_all(layers, wanted, known, made)
-                if not new:
+                if not new and old == known:
                     return
                 for layer in new:
                     self._appearance.announce(layer.chain_id)
                 sync_file_system(self.overlay)
                 homes = {layer.chain_id: home.chain_id for layer, home in wanted if layer in new}
-                self._write([*known.values(), *(layer.to_json() for layer in new)], homes)
+                self._write([*old.values(), *(layer.to_json() for layer in new)], homes)
             except (OSError, AlsError):
                 # A full disk, as a rule: give back what was taken.
                 for layer in reversed(new):
@@ -221,6 +247,13 @@ class ImageStore(ABC):
                 self._write([entry for chain_id, entry in known.items() if chain_id not in chain_ids])
                 announce()
             return gone
+
+    def restate(self, entries: Mapping[str, Mapping[str, object]]) -> None:
+        """Say something else of listed layers, by chain ID. What clients mount of them stays as it is."""
+        with store_errors(self.records), self._lock.held(LOCK_TIMEOUT) as announce:
+            known = self.published()
+            self._write([entries.get(chain_id, entry) for chain_id, entry in known.items()])
+            announce()
 
     def relist(self, entries: Sequence[Mapping[str, object]]) -> None:
         """Put back what :meth:`unlist` took out, if nothing of it was removed since."""

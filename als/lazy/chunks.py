@@ -65,6 +65,16 @@ class ChunkMap:
         """The name of an entry's file."""
         return self.index.sha256(number) or self.index.chunks_digest(number)
 
+    def entries(self, name: bytes) -> Iterator[int]:
+        """All entries with the file of this name; of one that is known by its chunks alone, only the one that stands for it."""
+        first = bisect_left(self._sorted, name, key=lambda number: self.index.sha256(number) or b"")
+        for at in range(first, len(self._sorted)):
+            if self.index.sha256(self._sorted[at]) != name:
+                break
+            yield self._sorted[at]
+        if name in self._unnamed:
+            yield self._unnamed[name]
+
     def absent(self) -> Iterator[int]:
         """The entries that stand for files which are not here, ordered by their names."""
         yield from (number for number in self._sorted if not self._whole[number])

@@ -244,6 +244,7 @@ class Sealer:
         ):
             for piece in blob.pieces():
                 hasher.update(piece)
+                layer.served(blob.place, len(piece))
                 for at, data in cutter.feed(piece):
                     number, _, _, most = numbers[at]
                     (found,) = inflater.inflate(index.compression, [Compressed(data, most)], whole=True)

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 from als.errors import (
     AlsError,
@@ -30,12 +29,11 @@ from als.errors import (
     StoreError,
     WorkerError,
 )
-from als.fetch.source import RangeSource, RangeStream
-from als.formats.codecs import Compression
+from als.fetch.source import RangeStream
 from als.lazy.cutter import Cutter
 from als.lazy.link import DEFAULT_TUNING, Link, Tuning
 from als.lazy.schedule import Fetch, Scheduler, Want
-from als.model.digest import Digest
+from als.lazy.target import Target
 from als.worker.client import Workers
 from als.worker.inflate import Compressed, InflatePool, Inflater
 
@@ -43,57 +41,6 @@ log = logging.getLogger("als.lazy")
 
 _BATCH = 1 << 18
 _IDLE = 60.0
-
-
-class Target(Protocol):
-    """What bytes are fetched for: the units of a blob. Called from several threads at once."""
-
-    key: str
-    host: str
-    digest: Digest
-    """Of the blob."""
-    blob_size: int
-    where: str
-    """For errors: the reference."""
-    compression: Compression
-    whole: bool
-    """Whether units are to be decompressed to their very end."""
-    starts: Sequence[int]
-    ends: Sequence[int]
-
-    def most(self, unit: int) -> int:
-        """The most bytes that may come out of a unit."""
-        ...
-
-    def still_needed(self, units: Sequence[int]) -> set[int]:
-        """Those of them that have to be fetched, now that they are about to be."""
-        ...
-
-    def source(self) -> RangeSource:
-        """Where to ask.
-
-        :raises AlsError: there is nobody to ask.
-        """
-        ...
-
-    def broken(self, source: RangeSource) -> None:
-        """This source should not be asked again."""
-        ...
-
-    def deliver(self, units: Mapping[int, bytearray]) -> dict[int, AlsError]:
-        """Decompressed units have come; returns what is wrong with which.
-
-        :raises StoreError: they could not be kept.
-        """
-        ...
-
-    def trouble(self, units: Sequence[int], error: AlsError) -> None:
-        """These units did not come. They are asked for again as long as somebody waits for them."""
-        ...
-
-    def served(self, place: str) -> None:
-        """Bytes came from there."""
-        ...
 
 
 class Engine:
@@ -113,6 +60,7 @@ class Engine:
         self._pool = InflatePool(workers)
         self._flights = ThreadPoolExecutor(tuning.demand_max + tuning.depth_max * 4, thread_name_prefix="lazy")
         self._chores = ThreadPoolExecutor(2, thread_name_prefix="lazy chore")
+        self._steps = ThreadPoolExecutor(1, thread_name_prefix="lazy step")
         self._pilot = threading.Thread(target=self._steer, name="lazy pilot", daemon=True)
         self._pilot.start()
 
@@ -135,10 +83,15 @@ class Engine:
 
     def want(self, target: Target, units: Iterable[int], want: Want) -> None:
         """Have units fetched."""
+        self.want_all([(target, units, want)])
+
+    def want_all(self, wanted: Iterable[tuple[Target, Iterable[int], Want]]) -> None:
+        """Have units of several targets fetched, in this order; requests are made when all of them are known."""
         with self._changed:
-            if target.key in self._targets:
-                self._scheduler.want(target.key, units, want, time.monotonic())
-                self._changed.notify_all()
+            for target, units, want in wanted:
+                if target.key in self._targets:
+                    self._scheduler.want(target.key, units, want, time.monotonic())
+            self._changed.notify_all()
 
     def unwant(self, target: Target, units: Iterable[int]) -> None:
         """Nobody waits for these any more."""
@@ -178,11 +131,14 @@ class Engine:
             if self._deadlines[0][2] is call:
                 self._changed.notify_all()
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Do something in a thread of the engine."""
+    def run(self, work: Callable[[], None], *, quick: bool = False) -> None:
+        """Do something in a thread of the engine.
+
+        :param quick: it does not wait for anything, nor is it to wait for work that does (for the disk, most of all).
+        """
         with contextlib.suppress(RuntimeError):
             # It is being closed: then nobody waits for the work.
-            self._chores.submit(self._guarded, work).add_done_callback(_report)
+            (self._steps if quick else self._chores).submit(self._guarded, work).add_done_callback(_report)
 
     @contextlib.contextmanager
     def inflater(self, *, fresh: bool = False) -> Iterator[Inflater]:
@@ -213,6 +169,7 @@ class Engine:
         self._pilot.join()
         self._flights.shutdown()
         self._chores.shutdown()
+        self._steps.shutdown()
         self._pool.close()
 
     def __enter__(self) -> Engine:
@@ -306,6 +263,7 @@ class Engine:
             for piece in stream.pieces():
                 with self._changed:
                     wanted = self._scheduler.received(fetch.number, len(piece), time.monotonic())
+                target.served(stream.place, len(piece))
                 if not wanted:
                     return
                 batch.update(cutter.feed(piece))

@@ -19,15 +19,17 @@ class Want(enum.IntEnum):
 
     DEMAND = 0
     """A reader waits for it."""
-    AHEAD = 1
+    GATE = 1
+    """A few bytes that will tell what else is needed soon."""
+    AHEAD = 2
     """A reader who reads from front to back will ask for it next."""
-    PREFETCH = 2
+    PREFETCH = 3
     """It is likely to be needed soon."""
-    BACKGROUND = 3
+    BACKGROUND = 4
     """The layer is to be complete some day."""
 
 
-QUEUED = (Want.DEMAND, Want.AHEAD, Want.PREFETCH)
+QUEUED = (Want.DEMAND, Want.GATE, Want.AHEAD, Want.PREFETCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Blob:
     state: bytearray
     level: bytearray
     """Of each unit the class in which it is wanted, `UNWANTED` where it is not (or in the background only)."""
-    queues: tuple[deque[tuple[int, int]], ...] = field(default_factory=lambda: tuple(deque() for _ in range(3)))
+    queues: tuple[deque[tuple[int, int]], ...] = field(default_factory=lambda: tuple(deque() for _ in QUEUED))
     """Of each class but the background units in the order in which they were asked for, with a number that tells it."""
     background: bool = False
     cursor: int = 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from als.errors import (
@@ -69,6 +69,26 @@ class LazyLayer(LayerState):
 
     # -- for readers
 
+    def has(self, name: bytes) -> bool:
+        """Whether one of the layer's files has this name in the forest."""
+        return self._chunks.find(name) is not None
+
+    def identity(self, name: bytes) -> bytes:
+        """What commits to every byte that `read` gives: the sha256 of a file that is a single chunk, else a digest of its
+        chunks' digests; the name alone is what the index says, until all of the file was hashed.
+
+        :raises NotFound: the layer has no such file.
+        """
+        self.size(name)
+        number = self._chunks.find(name)
+        assert number is not None
+        # An empty file has no chunk.
+        first = next(iter(self.index.chunks_within(number, 0, 1)), None)
+        if first and first.sha256 and (first.sha256, first.size) == (self.index.sha256(number), self.index.size(number)):
+            return b"file " + first.sha256
+        # Apart from the other kind: a file could be made whose sha256 is this digest.
+        return b"chunks " + self.index.chunks_digest(number)
+
     def size(self, name: bytes) -> int:
         """Bytes of a file, by its name in the forest.
 
@@ -88,22 +108,43 @@ class LazyLayer(LayerState):
         number = self._chunks.find(name)
         return number is not None and self._chunks.whole(number)
 
-    def read(self, name: bytes, offset: int, length: int, timeout: float) -> Future[bytes]:
+    def read(self, name: bytes, offset: int, length: int, timeout: float, want: Want = Want.DEMAND) -> Future[bytes]:
         """Bytes of a file; fewer than asked for only at its end.
 
         :param timeout: seconds after which the future fails.
+        :param want: how urgent it is; less than DEMAND where it is only foreseen that somebody will read this.
         :returns: it fails with NotFound (no such file), DeadlineExceeded, or another AlsError for why they do not come.
         """
         done: Future[bytes] = Future()
         try:
             length = max(0, min(length, self.size(name) - offset))
-            waiter = self._wait(name, offset, length, timeout)
+            waiter = self._wait(name, offset, length, timeout, want)
             if waiter is not None:
                 return waiter.future
             done.set_result(self._bytes(name, offset, length) if length else b"")
         except AlsError as error:
             done.set_exception(error)
         return done
+
+    def peek(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """Bytes of a file if all of them are here, and nothing is asked for if not.
+
+        :raises StoreDamaged: they should be here, and are not.
+        """
+        number = self._chunks.find(name)
+        if number is None or self._refused is not None or self._missing(number, offset, length):
+            return None
+        return self._bytes(name, offset, max(0, min(length, self.index.size(number) - offset)))
+
+    def absent_units(self, name: bytes, offset: int, length: int) -> list[int]:
+        """What has to be fetched for bytes of a file: units of the index. Nothing where the layer has no such file."""
+        number = self._chunks.find(name)
+        missing = self._missing(number, offset, length) if number is not None else ()
+        return sorted({chunk.unit.number for _, chunk in missing})
+
+    def paths(self, name: bytes) -> Iterator[bytes]:
+        """Where the layer has a file, as its index writes it; hardlinks are left out."""
+        return (self.index.entry(number).path for number in self._chunks.entries(name))
 
     def want(self, names: Iterable[bytes], want: Want = Want.PREFETCH) -> None:
         """Have whole files fetched, in this order; what is unknown is passed over."""
@@ -131,6 +172,11 @@ class LazyLayer(LayerState):
         """How much is here."""
         with self._lock:
             return self._chunks.progress
+
+    @property
+    def place(self) -> str:
+        """Where its bytes come from: what answered last, or else the host of its reference."""
+        return self._place or self.host
 
     @property
     def refused(self) -> AlsError | None:
@@ -227,8 +273,10 @@ class LazyLayer(LayerState):
     def broken(self, source: RangeSource) -> None:
         self.origin.renew(source)
 
-    def served(self, place: str) -> None:
+    def served(self, place: str, count: int = 0) -> None:
         self._place = place
+        if count:
+            self.meter.add(count, time.monotonic())
 
     def deliver(self, units: Mapping[int, bytearray]) -> dict[int, AlsError]:
         wrong: dict[int, AlsError] = {}
@@ -256,6 +304,7 @@ class LazyLayer(LayerState):
         return wrong
 
     def trouble(self, units: Sequence[int], error: AlsError) -> None:
+        self.last_trouble = (time.time(), error)
         if isinstance(error, RegistryDenied):
             # The credentials may have changed since they were read.
             self.origin.renew(None)

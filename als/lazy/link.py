@@ -42,7 +42,9 @@ class Tuning:
     """The most bytes that are already here and are fetched again to save a round trip."""
     depth_start: int = 3
     depth_max: int = 8
-    """Requests at once to one host, demand aside."""
+    """Requests at once to one host, demand and gates aside."""
+    gate_max: int = 8
+    """The same for gates: a program's libraries are looked into all at once."""
     demand_max: int = 16
     """The same for demand, which does not wait for the others."""
     epoch: float = 0.4
@@ -97,6 +99,8 @@ class Link:
         self.pause = Pause()
         self.demands = 0
         """Requests in the air because a reader waits."""
+        self.gates = 0
+        """Those that will tell what else is needed."""
         self.others = 0
         """All other requests in the air."""
         self.background = 0
@@ -106,6 +110,11 @@ class Link:
         self._settling = True
         self._base = 0.0
         self._hold = 0
+
+    @property
+    def urgent(self) -> int:
+        """Requests in the air whose time counts, and not their bytes."""
+        return self.demands + self.gates
 
     @property
     def round_trip_bytes(self) -> int:
@@ -149,7 +158,7 @@ class Link:
 
         :param full: as many requests as the depth allows are in the air, and nothing but the link holds them up.
         """
-        if not self.demands and not self.others:
+        if not self.urgent and not self.others:
             self._window = None
         if not full:
             self._epoch = None

@@ -6,6 +6,7 @@
         lazy.json               what it is (LazyRecord)
         index                   als.formats.indexfile
         layer.erofs             the tree of the index, as the finished layer will have it
+        diff/, diff2            for clients of the ALS protocol alone: the mounted image; -> the folder in the FUSE mount
         diff1/.als/<name>       the forest: files that are whole; hardlinks to objects where those have their names already
         parts/<name>            sparse: the verified chunks of files that are not
         rest                    als.lazy.rest
@@ -38,6 +39,8 @@ from als.store.layout import Layout
 from als.store.objects import link_or_copy, replace_in_forest
 from als.store.refused import store_errors
 
+SEALED = "sealed"
+"""A file in the folder of a layer that the store has in full: containers may still look files up here."""
 _MODE = 0o444
 _PIECE = 1 << 20
 _NAME_HEX = 64
@@ -61,11 +64,16 @@ class LazyFolder:
         self._numbers = 0
 
     @staticmethod
-    def prepare(path: Path) -> None:
-        """Make the folders of a new layer in `path`."""
+    def prepare(path: Path, rest: Path) -> None:
+        """Make the folders of a new layer in `path`.
+
+        :param rest: shows all its files, those that are not here as well.
+        """
         (path / "diff1" / FOREST).mkdir(mode=0o755, parents=True)
         (path / "diff1").chmod(0o755)
         (path / "parts").mkdir(mode=0o700)
+        (path / "diff").mkdir(mode=0o755)
+        (path / "diff2").symlink_to(rest)
 
     @property
     def image(self) -> Path:

@@ -1,9 +1,12 @@
 """Which bytes of an image earlier runs read first: recorded as they are read, kept as a small file, fetched first next time.
 
 A run is recorded from the first read on, for some seconds. Several runs are put together: what only an earlier run has read is
-kept for :data:`_MISSES` runs, since a container does not do the same every time (and since a file that has become native is
-not seen any more). Files are named by their paths, so that a profile also helps with the image's next version, in
-which most files have other contents but the same names; of files with several names any will do.
+kept for :data:`_MISSES` runs, since a container does not do the same every time. Of a file that was all here before the run
+looked it up nothing is seen: its reads go to the file itself and never pass through FUSE. That it was not seen says nothing, so
+such a file stays as it is; otherwise a profile would forget what it is good at.
+
+Files are named by their paths, so that a profile also helps with the image's next version, in which most files have other
+contents but the same names; of files with several names any will do.
 
 The file is JSON, for it is to be looked at and to be removed by people who ask what is recorded of them::
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -60,9 +63,12 @@ class Profile:
 
     files: tuple[Touched, ...] = ()
 
-    def joined(self, run: Profile) -> Profile:
-        """This profile after one more run."""
-        files = {each.path: replace(each, missed=each.missed + 1) for each in self.files}
+    def joined(self, run: Profile, unseen: Container[bytes] = ()) -> Profile:
+        """This profile after one more run.
+
+        :param unseen: paths whose reads could not be recorded in that run.
+        """
+        files = {each.path: replace(each, missed=each.missed + (each.path not in unseen)) for each in self.files}
         for each in run.files:
             before = files.get(each.path, each)
             ranges = _union((*before.ranges, *each.ranges))

@@ -72,8 +72,8 @@ class Ranges:
     def broken(self, source: RangeSource) -> None:
         self._layer.broken(source)
 
-    def served(self, place: str) -> None:
-        self._layer.served(place)
+    def served(self, place: str, count: int = 0) -> None:
+        self._layer.served(place, count)
 
     def deliver(self, units: Mapping[int, bytearray]) -> dict[int, AlsError]:
         wrong: dict[int, AlsError] = {}

@@ -8,6 +8,8 @@ twice, however many readers, layers and images want it. Every unit that somebody
   no less. Stretches that nobody needs are bridged where a round trip would take longer than to receive them.
 * What a reader waits for costs a round trip anyway, so that request goes on over absent neighbours for as many bytes as the
   link could have carried meanwhile. A small layer comes whole with its first read.
+* Gates are few and small, and their time is that of all that follows. So they do not wait for others, nor do they take in more
+  than what lies beside them.
 * Readers wait for nothing but a bound on their own number. While one waits, no background request begins and those in the
   air are not read on. Where the unit is at the far end of a background request, that request is cut short before it.
 * What failed goes back with its class, and its host (or only its blob) is left alone for a while that grows.
@@ -92,8 +94,8 @@ class Scheduler:
                 continue
             if blob.state[unit] == ABSENT and want is not Want.BACKGROUND:
                 self._queue(blob, unit, want)
-            elif blob.state[unit] == IN_THE_AIR and want is Want.DEMAND:
-                self._hurry(blob, unit, now)
+            elif blob.state[unit] == IN_THE_AIR and want in (Want.DEMAND, Want.GATE):
+                self._hurry(blob, unit, want)
             elif want is not Want.BACKGROUND:
                 blob.level[unit] = want
 
@@ -139,7 +141,7 @@ class Scheduler:
                 # Every blob in its turn.
                 self._blobs[blob.key] = self._blobs.pop(blob.key)
         for link in self._links.values():
-            free = self._rate is None and not self._paused and not link.demands
+            free = self._rate is None and not self._paused and not link.urgent
             link.running(now, full=free and link.others >= link.depth)
         return started
 
@@ -172,7 +174,7 @@ class Scheduler:
             pause = -self._credit / self._rate
         elif self._paused:
             return 0.1
-        elif self._blobs[flight.fetch.blob].link.demands:
+        elif self._blobs[flight.fetch.blob].link.urgent:
             if flight.held_since is None:
                 flight.held_since = now
             if now - flight.held_since < self._tuning.hold:
@@ -280,23 +282,23 @@ class Scheduler:
         self._order += 1
         blob.queues[want].append((self._order, unit))
 
-    def _hurry(self, blob: Blob, unit: int, now: float) -> None:
-        """Somebody waits for a unit in the air: its request becomes demand, or is cut short and the unit gets its own."""
+    def _hurry(self, blob: Blob, unit: int, want: Want) -> None:
+        """A unit in the air is urgent: its request is as well, or is cut short and the unit gets its own."""
         flight = next(each for each in self._flights.values() if each.fetch.blob == blob.key and unit in each.units)
-        if flight.want is Want.DEMAND:
-            blob.level[unit] = Want.DEMAND
-            return
         before = blob.starts[unit] - flight.position
-        if not flight.fetch.whole and blob.ranged and before > max(blob.link.round_trip_bytes, self._tuning.extend_min):
-            for each in [other for other in flight.units if other >= unit]:
+        far = not flight.fetch.whole and blob.ranged and before > max(blob.link.round_trip_bytes, self._tuning.extend_min)
+        if flight.want > want and far:
+            # Backwards, because each goes to the front.
+            for each in [other for other in reversed(flight.units) if other >= unit]:
                 del flight.units[each]
                 self._release(blob, each)
-            self._queue(blob, unit, Want.DEMAND)
+            self._queue(blob, unit, want)
             return
-        blob.level[unit] = Want.DEMAND
-        self._count(blob, flight, -1)
-        flight.want = Want.DEMAND
-        self._count(blob, flight, +1)
+        blob.level[unit] = want
+        if want is Want.DEMAND:
+            self._count(blob, flight, -1)
+            flight.want = want
+            self._count(blob, flight, +1)
 
     def _oldest(self, want: Want, now: float) -> tuple[Blob, int] | None:
         """The blob whose queue of this class has the oldest unit of all that may be asked for now."""
@@ -313,10 +315,12 @@ class Scheduler:
             return False
         if want is Want.DEMAND:
             return link.demands < self._tuning.demand_max
+        if want is Want.GATE:
+            return link.gates < self._tuning.gate_max
         if want is not Want.BACKGROUND:
             # The background may be held up for long; nothing better waits for it.
             return link.others - link.background < link.depth
-        held = self._paused or link.demands or (self._rate is not None and self._credit <= 0)
+        held = self._paused or link.urgent or (self._rate is not None and self._credit <= 0)
         return link.others < link.depth and not held
 
     def _start(self, blob: Blob, unit: int, want: Want, now: float) -> Fetch:
@@ -340,7 +344,8 @@ class Scheduler:
             most = max(self._tuning.extend_min, min(most, int(self._rate)))
         extension = link.extension if want in (Want.DEMAND, Want.AHEAD) else 0
         start, end = blob.starts[first], blob.ends[first]
-        least, reach = end, max(link.bridge, 1 << 12)
+        bridge = min(link.bridge, self._tuning.extend_min) if want is Want.GATE else link.bridge
+        least, reach = end, max(bridge, 1 << 12)
         passed: list[int] = []
         for unit in range(first + 1, len(blob.state)):
             if blob.starts[unit] - end > reach or blob.ends[unit] - start > most or blob.state[unit] == IN_THE_AIR:
@@ -371,6 +376,8 @@ class Scheduler:
         blob.in_the_air += change
         if flight.want is Want.DEMAND:
             blob.link.demands += change
+        elif flight.want is Want.GATE:
+            blob.link.gates += change
         else:
             blob.link.others += change
         if flight.want is Want.BACKGROUND:

@@ -16,10 +16,12 @@ from als.formats.codecs import Compression
 from als.formats.index import Chunk, LayerIndex
 from als.lazy.ahead import ReadAhead
 from als.lazy.chunks import ChunkMap
-from als.lazy.engine import Engine, Target
+from als.lazy.engine import Engine
+from als.lazy.meter import Meter
 from als.lazy.partial import LazyFolder
 from als.lazy.record import LazyRecord
 from als.lazy.schedule import Want
+from als.lazy.target import Target
 from als.lazy.waiting import Waiter, Waiters
 
 log = logging.getLogger("als.lazy")
@@ -79,6 +81,10 @@ class LayerState(Target):
         self._settled = False
         self._committing = False
         self._place = ""
+        self.meter = Meter()
+        """Of the blob's bytes that came from a registry."""
+        self.last_trouble: tuple[float, AlsError] | None = None
+        """What did not come last, and when (seconds since the epoch)."""
         # As a target of the engine:
         self.digest = record.descriptor.digest
         self.blob_size = record.descriptor.size
@@ -117,7 +123,7 @@ class LayerState(Target):
 
         return self.folder.read(name, offset, length, blank)
 
-    def _wait(self, name: bytes, offset: int, length: int, timeout: float) -> Waiter | None:
+    def _wait(self, name: bytes, offset: int, length: int, timeout: float, want: Want) -> Waiter | None:
         """A waiter, if there is something to wait for."""
         number = self._chunks.find(name)
         if self._refused is not None:
@@ -129,16 +135,17 @@ class LayerState(Target):
             self._have(self.folder.link_known([(sha256, self.index.size(number))] if sha256 is not None else []))
         with self._lock:
             missing = {row: chunk.unit.number for row, chunk in self._chunks.missing(number, offset, length)}
-            waiter = Waiter(name, offset, length, missing, time.monotonic() + timeout) if missing else None
+            waiter = Waiter(name, offset, length, missing, time.monotonic() + timeout, want) if missing else None
             if waiter is not None:
                 self._waiting.add(waiter)
-            start, more = self._ahead.after(number, offset, length)
+            # Who asks before there is a reader says nothing of where a reader will go on.
+            start, more = self._ahead.after(number, offset, length) if want is Want.DEMAND else (0, 0)
             ahead = self._chunks.missing(number, start, more) if more else []
         if waiter is not None:
             # Weakly: a read that was answered would otherwise be kept, with its bytes, until its deadline.
             late = weakref.ref(waiter)
             self.engine.at(waiter.deadline, lambda: self._expire(late()))
-            self.engine.want(self, sorted(set(missing.values())), Want.DEMAND)
+            self.engine.want(self, sorted(set(missing.values())), want)
         self._want(ahead, Want.AHEAD)
         return waiter
 
@@ -220,7 +227,7 @@ class LayerState(Target):
         error = waiter.error or DeadlineExceeded(
             "no answer in time", where=f"{self.where} {self.digest} from {self._place or self.host}"
         )
-        log.warning("a read was given up: %s", error)
+        log.log(logging.WARNING if waiter.want is Want.DEMAND else logging.DEBUG, "a read was given up: %s", error)
         self._give_up(waiter, error)
 
     def _give_up(self, waiter: Waiter, error: AlsError) -> None:

@@ -16,14 +16,14 @@ from pathlib import Path
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
-from als.fetch.source import RangeSource
+from als.fetch.source import RangeSource, RepositorySource
 from als.formats.index import Chunk, LayerIndex
 from als.formats.indexfile import pack, unpack
 from als.formats.lazy import tree_of
 from als.formats.units import IN_MEMORY
 from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
-from als.lazy.partial import LazyFolder
+from als.lazy.partial import SEALED, LazyFolder
 from als.lazy.record import LazyRecord, key_of
 from als.lazy.rest import RestLog, gaps_of
 from als.model.digest import Digest
@@ -33,14 +33,13 @@ from als.model.tree import Tree
 from als.registry.settings import Settings
 from als.store.layout import Layout
 from als.store.refused import store_errors
-from als.store.trash import Trash
 
 log = logging.getLogger("als.lazy")
 
 PATIENCE = Settings(connect_timeout=5.0, read_timeout=8.0, deadline=15.0, attempts=2, connections=24)
 """How registries are spoken to where a reader waits: it is the scheduler that tries again, and that knows for whom."""
 
-Opener = Callable[[str], RangeSource]
+Opener = Callable[[str], RepositorySource]
 """Gives the repository of a reference, with the credentials that are configured now."""
 
 
@@ -52,9 +51,9 @@ class SharedOrigin:
         self._reference = reference
         self._open = opener
         self._lock = threading.Lock()
-        self._source: RangeSource | None = None
+        self._source: RepositorySource | None = None
 
-    def source(self) -> RangeSource:
+    def source(self) -> RepositorySource:
         with self._lock:
             if self._source is None:
                 self._source = self._open(self._reference)
@@ -105,14 +104,35 @@ class LazyStore:
         _check(index, limits)
         key = key_of(diff_id, descriptor.digest, index)
         with self._lock:
-            if key in self._layers:
-                return self._layers[key]
+            known = self._layers.get(key)
+        if known is not None:
+            if known.folder.path.exists():
+                return known
+            # Removed by gc just now: what it takes to be here is not.
+            self.forget(known)
         folder = self._layout.lazy / key
         if (folder / "refused").exists():
             raise BadImage("this layer was refused before", where=f"{reference} {descriptor.digest}")
-        if not folder.exists():
+        if folder.exists():
+            # The store had the layer and has lost it again.
+            (folder / SEALED).unlink(missing_ok=True)
+        else:
             self._make(folder, reference, descriptor, diff_id, index, format_name, tree_of(index, limits))
         return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+
+    def origin(self, reference: str, host: str) -> SharedOrigin:
+        """Where the layers of a reference come from: one connection pool for its tables of contents and what follows."""
+        with self._lock:
+            return self._origins.setdefault(reference, SharedOrigin(reference, host, self._open))
+
+    def leave(self, reference: str) -> None:
+        """End the connections of a reference that no layer needs."""
+        with self._lock:
+            if any(each.record.reference == reference for each in self._layers.values()):
+                return
+            origin = self._origins.pop(reference, None)
+        if origin is not None:
+            origin.close()
 
     def resume(self, host_of: Callable[[str], str], limits: Limits = DEFAULT_LIMITS) -> list[LazyLayer]:
         """Open what was there before a restart; what cannot be opened is logged and left out.
@@ -121,7 +141,7 @@ class LazyStore:
         """
         found: list[LazyLayer] = []
         for path in sorted(self._layout.lazy.iterdir()):
-            if path.name.startswith(".") or (path / "refused").exists():
+            if path.name.startswith(".") or (path / "refused").exists() or (path / SEALED).exists():
                 continue
             try:
                 folder = LazyFolder(self._layout, path)
@@ -129,7 +149,7 @@ class LazyStore:
                 index = unpack((path / "index").read_bytes())
                 if key_of(record.diff_id, record.descriptor.digest, index) != path.name:
                     raise BadImage("not what its name says", where=str(path))
-                _repair_image(folder, record, tree_of(index, limits))
+                _repair_image(folder, record, index, limits)
                 found.append(self._serve(path.name, record, index, host_of(record.reference)))
             except (AlsError, OSError) as error:
                 log.warning("a lazy layer cannot be resumed: %s: %s", path.name, error)
@@ -158,11 +178,16 @@ class LazyStore:
             (layer.folder.path / "refused").write_text(f"{error}\n", "utf-8")
         self._forget(layer)
 
-    def discard(self, layer: LazyLayer, trash: Trash) -> None:
-        """Forget a layer and remove its folder. Nothing may be mounted on it."""
+    def sealed(self, layer: LazyLayer) -> None:
+        """The store has the layer now. Its folder stays until gc finds that no container uses it any more."""
+        with store_errors(layer.folder.path):
+            (layer.folder.path / SEALED).touch()
+        self.forget(layer)
+
+    def forget(self, layer: LazyLayer) -> None:
+        """Serve a layer no more."""
         layer.close()
         self._forget(layer)
-        trash.put(layer.folder.path)
 
     def close(self) -> None:
         """Stop serving; what is here stays."""
@@ -197,7 +222,7 @@ class LazyStore:
         try:
             with store_errors(staging):
                 staging.mkdir(mode=0o700)
-                LazyFolder.prepare(staging)
+                LazyFolder.prepare(staging, self._layout.lazy_files / folder.name)
                 sha256 = _write_image(staging / "layer.erofs", tree)
                 with (staging / "index").open("xb") as file:
                     file.writelines(pack(index))
@@ -218,7 +243,7 @@ class LazyStore:
             with self._lock:
                 if key in self._layers:
                     return self._layers[key]
-                origin = self._origins.setdefault(record.reference, SharedOrigin(record.reference, host, self._open))
+            origin = self.origin(record.reference, host)
             folder = LazyFolder(self._layout, self._layout.lazy / key)
             layer = LazyLayer(key, record, index, folder, self._engine, origin, self._offer, self._borrow)
             if index.tar_split is None:
@@ -245,17 +270,13 @@ class LazyStore:
     def _forget(self, layer: LazyLayer) -> None:
         with self._lock:
             self._layers.pop(layer.key, None)
-            if any(each.record.reference == layer.record.reference for each in self._layers.values()):
-                return
-            origin = self._origins.pop(layer.record.reference, None)
-        if origin is not None:
-            origin.close()
+        self.leave(layer.record.reference)
 
 
 def _check(index: LayerIndex, limits: Limits) -> None:
     """Units and chunks are held in memory while they are verified, and holes cost a blob nothing.
 
-    :raises Unsupported: a chunk or unit is too large.
+    :raises Unsupported: a chunk or unit is too large, or a file has no digest.
     :raises LimitExceeded: the files are too large for the blob.
     """
     columns = index.columns
@@ -264,6 +285,9 @@ def _check(index: LayerIndex, limits: Limits) -> None:
     chunks = (chunk.size for number in large for chunk in index.chunks(number) if not chunk.hole)
     if max(largest, max(columns.chunk_inner, default=0), max(chunks, default=0)) > IN_MEMORY:
         raise Unsupported(f"a chunk or unit of more than {IN_MEMORY} bytes")
+    if any(size and index.sha256(number) is None for number, size in enumerate(columns.sizes)):
+        # The recipe of a complete layer names its files by these, and so do the names in its forest.
+        raise Unsupported("files without a digest of the whole")
     if max((gap.length for gap in gaps_of(index)), default=0) > limits.toc_bytes:
         raise Unsupported(f"more than {limits.toc_bytes} bytes between two units")
     if sum(columns.sizes) > min(limits.layer_bytes, limits.expansion_floor + limits.expansion * index.blob_size):
@@ -277,7 +301,7 @@ def _write_image(path: Path, tree: Tree) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _repair_image(folder: LazyFolder, record: LazyRecord, tree: Tree) -> None:
+def _repair_image(folder: LazyFolder, record: LazyRecord, index: LayerIndex, limits: Limits) -> None:
     """Write the image anew unless it is what it was: nobody waited until it had reached the disk."""
     with store_errors(folder.path):
         if folder.image.exists():
@@ -285,7 +309,7 @@ def _repair_image(folder: LazyFolder, record: LazyRecord, tree: Tree) -> None:
                 if hashlib.file_digest(file, "sha256").hexdigest() == record.image_sha256:
                     return
         staging = folder.path / f".image-{secrets.token_hex(4)}"
-        if _write_image(staging, tree) != record.image_sha256:
+        if _write_image(staging, tree_of(index, limits)) != record.image_sha256:
             os.unlink(staging)  # noqa: PTH108
             raise StoreError("the index of a lazy layer makes another image than before", where=str(folder.path))
         staging.rename(folder.image)

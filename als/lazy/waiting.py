@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from als.errors import AlsError, NotFound, RegistryDenied, StoreError
+from als.lazy.flights import Want
 
 WRONG_MAX = 3
 """How often the same unit may come wrong before a reader is told so."""
@@ -17,14 +18,18 @@ class Waiter:
 
     :param missing: rows of the chunks that it waits for, and their units.
     :param deadline: on the monotonic clock.
+    :param want: how urgent it is.
     """
 
-    def __init__(self, name: bytes, offset: int, length: int, missing: Mapping[int, int], deadline: float) -> None:
+    def __init__(
+        self, name: bytes, offset: int, length: int, missing: Mapping[int, int], deadline: float, want: Want = Want.DEMAND
+    ) -> None:
         self.name = name
         self.offset = offset
         self.length = length
         self.missing = dict(missing)
         self.deadline = deadline
+        self.want = want
         self.future: Future[bytes] = Future()
         self.error: AlsError | None = None
         """Why the last attempt to get something of it failed."""

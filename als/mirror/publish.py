@@ -95,7 +95,7 @@ class Publications:
     def _work(self, running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool) -> None:
         if not offer(self._service, reference, raw.digest):
             wanted = partial(running.wanted, self._service)
-            self._service.pull(reference, running, wanted=wanted, listed=raw, anonymous=anonymous)
+            self._service.pull(reference, running, wanted=wanted, listed=raw, anonymous=anonymous, lazily=True)
 
 
 def is_image(manifest: Manifest) -> bool:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from als.model.tree import Directory, FileType, Inode, Node, Tree
 
 _MAX_SYMLINKS = 40
 """As many as the kernel follows."""
+
+
+class Names(Protocol):
+    """A layer in which names can be looked up one by one: a :class:`Tree`, or what makes less of one."""
+
+    @property
+    def root(self) -> Directory:
+        """Its root directory; what is in it is asked of `child`."""
+        ...
+
+    def child(self, directory: Directory, name: bytes) -> Node | None:
+        """What a name stands for in a directory that this layer gave; None: there is no such name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +35,7 @@ class Found:
     """Where it was found, free of symlinks."""
 
 
-def find_merged(trees: Sequence[Tree], path: bytes) -> Found | None:
+def find_merged(trees: Sequence[Names], path: bytes) -> Found | None:
     """What is at `path` in layers that are given lowest first, symlinks followed, also the last; None: nothing."""
     pending = _names(path)
     done: list[bytes] = []
@@ -52,24 +66,24 @@ def _names(path: bytes) -> list[bytes]:
     return [name for name in path.split(b"/") if name not in (b"", b".")]
 
 
-def _lookup(trees: Sequence[Tree], names: Sequence[bytes]) -> Found | None:
+def _lookup(trees: Sequence[Names], names: Sequence[bytes]) -> Found | None:
     """The node at a path without symlinks on the way."""
     level: list[tuple[int, Node]] = [(index, tree.root) for index, tree in reversed(list(enumerate(trees)))]
     for name in names:
-        level = _below(level, name)
+        level = _below(trees, level, name)
     if not level:
         return None
     index, node = level[0]
     return Found(node, index, b"/".join(names))
 
 
-def _below(level: Sequence[tuple[int, Node]], name: bytes) -> list[tuple[int, Node]]:
+def _below(trees: Sequence[Names], level: Sequence[tuple[int, Node]], name: bytes) -> list[tuple[int, Node]]:
     """The nodes called `name` in directories that are merged, topmost first, as far down as they are seen."""
     found: list[tuple[int, Node]] = []
     for index, node in level:
         if not isinstance(node, Directory):
             break
-        child = node.entries.get(name)
+        child = trees[index].child(node, name)
         if child is not None:
             if isinstance(child, Inode):
                 if not found and child.type is not FileType.WHITEOUT:

@@ -101,6 +101,10 @@ class Tree:
 
     root: Directory
 
+    def child(self, directory: Directory, name: bytes) -> Node | None:
+        """What a name in a directory of this tree stands for; None: there is no such name."""
+        return directory.entries.get(name)
+
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """Every name, parents before children, siblings in byte order; the root comes first as ``b""``."""
         stack: list[tuple[bytes, Node]] = [(b"", self.root)]

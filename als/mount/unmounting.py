@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,22 @@ def unmount_below(path: Path, *, lazily: bool = False) -> int:
     :raises KernelError: one of them is in use; those below it are gone already.
     """
     return sum(unmount(entry.target, lazily=lazily) for entry in mounts_below(path))
+
+
+@contextmanager
+def cloned_mount(path: Path) -> Iterator[Path]:
+    """A directory without what is mounted below it: what such mounts cover can be reached by the path that is given.
+
+    :raises KernelError: the kernel refuses.
+    """
+    try:
+        fd = native.clone_mount(path)
+    except OSError as error:
+        raise KernelError(f"cannot copy the mount: {error.strerror}", where=str(path)) from error
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from als.errors import AlsError, ConfigError, StoreError
 from als.imagestore.graphroot import Named, read_graph_root
 from als.imagestore.tree import ImageStore
 from als.mount.erofs import FSTYPE
+from als.mount.lazy import SOURCE as LAZY_SOURCE
 from als.mount.namespaces import all_mounts, overlay_lowers, overlay_upper
 from als.mount.table import MountEntry
 from als.store.atomic import read_json, write_json
@@ -65,6 +66,7 @@ class _Gathered:
     def __init__(self) -> None:
         self.chains: dict[str, set[Holder]] = {}
         self.layers: dict[str, set[Holder]] = {}
+        self.lazy: dict[str, set[Holder]] = {}
         self.unknown: list[str] = []
         self.in_use: set[Path] = set()
         """Graph roots that use something of ours."""
@@ -74,6 +76,7 @@ class _Gathered:
             {name: frozenset(holders) for name, holders in self.chains.items()},
             {name: frozenset(holders) for name, holders in self.layers.items()},
             tuple(self.unknown),
+            {key: frozenset(holders) for key, holders in self.lazy.items()},
         )
 
 
@@ -188,7 +191,7 @@ class Clients:
                 found.chains.setdefault(each.layer, set()).add(_holder(each, root.path))
 
     def _add_mount(self, found: _Gathered, entry: MountEntry) -> None:
-        if entry.fstype == "overlay":
+        if entry.fstype == "overlay" and entry.source != LAZY_SOURCE:
             paths = overlay_lowers(entry)
             graph = _graph_root_of(entry)
         elif entry.fstype == FSTYPE and not _is_our_own(entry.target, self._layout):
@@ -206,6 +209,9 @@ class Clients:
         parts = self._below_root(text)
         if parts[:1] == ("layers",) and len(parts) > 1 and len(parts[1]) == 64:
             found.layers.setdefault(parts[1], set()).add(holder)
+            return True
+        if parts[:1] == ("lazy",) and len(parts) > 1:
+            found.lazy.setdefault(parts[1], set()).add(holder)
             return True
         used = False
         for store in self._image_stores:

@@ -10,12 +10,18 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from als.config import Config
 from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
-from als.fetch.pull import Progress, Puller, Resolved, Silent, layer_names, names_of
+from als.fetch.choosing import overlook
+from als.fetch.progress import Progress, Silent
+from als.fetch.pull import Puller, Resolved, layer_names, names_of
 from als.imagestore.composefs import ComposefsStore
 from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
@@ -34,6 +40,7 @@ from als.registry.source import RawManifest
 from als.service import listing
 from als.service.clients import Clients
 from als.service.removal import free_after_failure, sweep
+from als.service.shelf import Shelf
 from als.store.images import ImageRecord, Images, RefRecord
 from als.store.layers import Layers
 from als.store.layout import Layout
@@ -41,6 +48,9 @@ from als.store.lock import locked, sharing
 from als.store.reserve import keep_reserve
 from als.store.uses import Uses
 from als.worker.client import Workers
+
+if TYPE_CHECKING:
+    from als.service.lazily import Lazies
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +73,9 @@ class Service:
         self.image_stores: tuple[ImageStore, ...] = (self.diff_n, self.composefs)
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
         self.links = PlainLinks(self.layout)
-        self._limits = limits
+        self.limits = limits
+        self.lazies: Lazies | None = None
+        """Layers that are served before all of them is here: a daemon's alone."""
         self._surround(Environment.current, os.environ)
 
     def within(self, environment: Environment) -> Service:
@@ -94,7 +106,7 @@ class Service:
             environment,
             stall=config.lookup_deadline,
             parallel=config.max_workers or os.cpu_count() or 2,
-            limits=self._limits,
+            limits=self.limits,
             leave_out=addresses(config.mirror_port),
             tar_splits=[store.tar_split_form for store in self.publishing],
         )
@@ -149,6 +161,7 @@ class Service:
         wanted: Callable[[ImageRecord], bool] = lambda image: True,
         published: Callable[[ImageRecord, int], None] = lambda image, count: None,
         asked: bool = False,
+        lazily: bool = False,
         listed: RawManifest | None = None,
         anonymous: bool = False,
         given_up: Callable[[], bool] = lambda: False,
@@ -159,6 +172,7 @@ class Service:
         :param wanted: asked once the image is known; False: nothing is fetched.
         :param published: told whenever more layers, counted from the lowest, are ready for clients.
         :param asked: the administrator asks for it, so the image is listed as well, if the policy lets clients run it.
+        :param lazily: publish layers that can be read before they are here as soon as their tables of contents are.
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: for somebody who may not use root's credentials.
         :param given_up: asked again and again; True: nobody waits for it any more.
@@ -170,11 +184,19 @@ class Service:
         if asked:
             listing.verdict(reference, self.environment.home).check(reference)
         try:
-            with (
-                sharing(self.layout.lock),
-                self.puller.resolved(reference, has, listed=listed, anonymous=anonymous, given_up=given_up) as resolved,
-            ):
-                return self._fill(resolved, progress or Silent(), wanted, published, asked, given_up)
+            with ExitStack() as stack:
+                stack.enter_context(sharing(self.layout.lock))
+                opening = stack.enter_context(self.lazies.opening(reference, has)) if lazily and self.lazies else None
+                foresee = overlook if opening is None else opening.foresee
+                resolving = self.puller.resolved(
+                    reference, has, listed=listed, anonymous=anonymous, given_up=given_up, foresee=foresee
+                )
+                resolved = stack.enter_context(resolving)
+                image = resolved.image
+                if wanted(image):
+                    opened = () if opening is None else opening.finish(image)
+                    self._fill(resolved, opened, progress or Silent(), published, asked, given_up)
+                return image
         except StoreFull:
             free_after_failure(self)
             raise
@@ -182,15 +204,13 @@ class Service:
     def _fill(
         self,
         resolved: Resolved,
+        opened: Collection[Digest],
         progress: Progress,
-        wanted: Callable[[ImageRecord], bool],
         published: Callable[[ImageRecord, int], None],
         asked: bool,
         given_up: Callable[[], bool],
-    ) -> ImageRecord:
+    ) -> None:
         image = resolved.image
-        if not wanted(image):
-            return image
 
         def report(count: int) -> None:
             self._publish(image, count)
@@ -199,11 +219,12 @@ class Service:
                 self._record(resolved, asked)
             published(image, count)
 
-        shelf = _Shelf(image, report)
-        self.puller.fill(resolved, shelf.add, progress, given_up)
+        shelf = Shelf(image, report)
+        if opened:
+            shelf.add(opened)
+        self.puller.fill(resolved, shelf.add, progress, given_up, besides=opened)
         if not image.manifest.layers:
             self._record(resolved, asked)
-        return image
 
     def _record(self, resolved: Resolved, asked: bool) -> None:
         """Keep an image whose layers are all here, under the reference it was pulled by."""
@@ -214,6 +235,9 @@ class Service:
         reference = str(resolved.reference)
         self.images.name(reference, digest, resolved.listed, asked=asked)
         ref = self.images.ref(reference)
+        if self.lazies is not None:
+            # Layers may have become complete before there was an image that names them.
+            self.lazies.settle(resolved.image)
         if ref is not None and ref.asked:
             listing.update(self)
 
@@ -265,21 +289,37 @@ class Service:
         return ""
 
     def layer_of(self, image: ImageRecord, index: int) -> PublishedLayer:
-        """A layer of a complete image at its place. It is found by its table of contents only if that was read and tells of
-        what the layer shows (als.fetch.tocs): the manifest alone could have anybody's containers run on it.
+        """A layer of an image at its place. It is found by its blob only if that was seen to hold it
+        (als.fetch.blobcheck), and by its table of contents only if that was read and tells of what the layer shows
+        (als.fetch.tocs): the manifest alone could have anybody's containers run on it.
 
-        :raises NotFound: the layer is not in the store.
+        :raises NotFound: the layer is not in the store, and is not served lazily.
         """
         chain = image.chain
-        descriptor = image.manifest.layers[index]
+        descriptor, diff_id = image.manifest.layers[index], image.config.diff_ids[index]
         toc = toc_digest(descriptor)
-        record = self.layers.get(image.config.diff_ids[index])
+        if not self.layers.has(diff_id) or (toc is not None and toc not in self.layers.get(diff_id).tocs):
+            key = self._lazy_key(image, index)
+            if key:
+                return PublishedLayer(
+                    chain[index],
+                    chain[index - 1] if index else "",
+                    diff_id,
+                    -1,
+                    None,
+                    descriptor.size,
+                    layer_compression(descriptor.media_type),
+                    time.time(),
+                    toc,
+                    lazy=key,
+                )
+        record = self.layers.get(diff_id)
         return PublishedLayer(
             chain[index],
             chain[index - 1] if index else "",
             record.diff_id,
             record.diff_size,
-            descriptor.digest,
+            descriptor.digest if record.is_held_by(descriptor.digest) else None,
             descriptor.size,
             layer_compression(descriptor.media_type),
             record.created,
@@ -290,18 +330,46 @@ class Service:
         """Make a layer ready for a client of the ALS protocol: listed in the image store, mounted by itself, and
         reachable below the FUSE mount when no daemon runs.
 
-        :raises NotFound: it was removed in the meantime, or is asked for by a table of contents that was not verified.
+        :raises NotFound: it was removed in the meantime, or is asked for by a digest that it was not seen to have.
         :raises KernelError: it cannot be mounted.
         """
         with sharing(self.layout.lock, timeout=self.config.lookup_deadline):
             layer = self.layer_of(image, index)
-            if digest not in (layer.blob, layer.toc):
-                raise NotFound("the layer is not known to be what this table of contents tells of", where=str(digest))
+            if digest not in (layer.blob, layer.toc) and not self._held_before(reference, digest, image, index):
+                raise NotFound("the layer is not known to be what this blob or table of contents tells of", where=str(digest))
             self._publish(image, index + 1)
-            with locked(self.layout.locks / layer.diff_id.hex, timeout=self.config.lookup_deadline):
-                ensure_mounted(self.layers.image(layer.diff_id), self.layers.mount_point(layer.diff_id))
-            self.links.place(reference, [(digest, self.layers.mount_point(layer.diff_id))])
+            diff = self.diff_of(layer)
+            with locked(self.layout.locks / (layer.lazy or layer.diff_id.hex), timeout=self.config.lookup_deadline):
+                ensure_mounted(diff.with_name("layer.erofs"), diff)
+            if not layer.lazy:
+                self.links.place(reference, [(digest, diff)])
             return layer
+
+    def diff_of(self, layer: PublishedLayer) -> Path:
+        """Where a layer is mounted for clients of the ALS protocol; beside it are ``diff1`` and, of a lazy one, ``diff2``."""
+        return self.layout.lazy / layer.lazy / "diff" if layer.lazy else self.layers.mount_point(layer.diff_id)
+
+    def _lazy_key(self, image: ImageRecord, index: int) -> str:
+        """The key of the lazy layer that stands, or can stand, for an image's layer; "" where there is none."""
+        listed = self.composefs.lazy_key(image.toc_chain[index])
+        if listed is not None:
+            return listed
+        if self.lazies is None:
+            return ""
+        return self.lazies.key_of(image.manifest.layers[index], image.config.diff_ids[index])
+
+    def is_known_by(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> bool:
+        """Whether a layer may be served by one of its names; False for a blob that a pull has yet to verify."""
+        return (
+            digest != image.manifest.layers[index].digest
+            or self.layer_of(image, index).blob is not None
+            or self._held_before(reference, digest, image, index)
+        )
+
+    def _held_before(self, reference: str, digest: Digest, image: ImageRecord, index: int) -> bool:
+        """Whether a client has taken a layer by its blob already, which was possible without a check once. It goes on having
+        what it has; the layer's description does not name the blob any more."""
+        return digest == image.manifest.layers[index].digest and self.uses.count(reference, str(digest)) > 0
 
     def publish(self, image: ImageRecord) -> None:
         """Mount and list all of a complete image's layers. The caller holds the store's lock.
@@ -325,22 +393,3 @@ class Service:
                 sweep(self.layout)
         except LockTimeout:
             log.info("the store is in use by another process; aborted attempts are left for the next start")
-
-
-class _Shelf:
-    """Collects layers in whatever order they become ready, and reports how many are ready from the lowest on."""
-
-    def __init__(self, image: ImageRecord, report: Callable[[int], None]) -> None:
-        self._order = image.config.diff_ids
-        self._report = report
-        self._ready: set[Digest] = set()
-        self._count = 0
-
-    def add(self, diff_ids: Sequence[Digest]) -> None:
-        """Layers that are in the store now."""
-        self._ready.update(diff_ids)
-        before = self._count
-        while self._count < len(self._order) and self._order[self._count] in self._ready:
-            self._count += 1
-        if self._count > before:
-            self._report(self._count)

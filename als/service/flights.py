@@ -42,8 +42,12 @@ class Flight:
         return self._ended
 
     def concerns(self, digest: Digest) -> bool:
-        """Whether waiting here can bring that layer: the image is not known yet, or has it."""
-        return self._image is None or digest in layer_names(self._image)
+        """Whether waiting here can bring that layer: the image is not known yet, or has it, and whoever asks for a layer by
+        its blob, which has to be here whole, waits for others who did."""
+        if self._image is None or digest == self._digest:
+            return True
+        blobs = [layer.digest for layer in self._image.manifest.layers]
+        return digest in layer_names(self._image) and (digest in blobs) <= (self._digest in blobs)
 
     def wait(self, digest: Digest, stall: float) -> tuple[ImageRecord, int] | None:
         """The image and the index of its layer, once that is published; None: this image does not have it, or it is not served.
@@ -81,7 +85,9 @@ class Flight:
     def _run(self) -> None:
         error: AlsError | None = None
         try:
-            self._service.pull(self._reference, self, has=self._digest, wanted=self._wanted, published=self._more_published)
+            self._service.pull(
+                self._reference, self, has=self._digest, wanted=self._wanted, published=self._more_published, lazily=True
+            )
         except AlsError as failure:
             error = failure
         except OSError as failure:

@@ -17,14 +17,17 @@ from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
 from als.errors import AlsError, NotFound, StoreDamaged
 from als.imagestore.check import faults
-from als.imagestore.records import PublishedLayer
+from als.imagestore.records import PublishedLayer, is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.mount.table import MountEntry, read_mounts
 from als.service import listing
 from als.service.core import Service
-from als.store.images import RefRecord
+from als.service.lazycheck import folder_faults, lazy_faults
+from als.store import lazyfolders
+from als.store.images import ImageRecord, RefRecord
+from als.store.layers import LayerRecord
 from als.store.recipe import ObjectPart, read_recipe, tar_stream
 
 _PIECE = 1 << 20
@@ -43,7 +46,10 @@ class Remedy(enum.Enum):
     REBUILD = "make the list anew from the images that references name; what else clients use must be pulled again"
     PUBLISH = "publish its layers"
     LIST = "list the images anew"
+    RESTATE = "no longer list the layer by that digest; pulling the image again verifies it"
     UNPUBLISH = "stop publishing the layer; pulling the image again heals it"
+    COVER = "mount again what serves the layer"
+    DISCARD = "stop serving the lazy layer; pulling the image again heals it"
     PULL = "pull the image again"
 
 
@@ -52,9 +58,9 @@ class Problem:
     """Something that is not as it should be."""
 
     kind: str
-    """layer, object, image, reference, use or image store."""
+    """layer, lazy layer, object, image, reference, use or image store."""
     name: str
-    """A DiffID, digest, reference or chain ID."""
+    """A DiffID, key, digest, reference or chain ID."""
     what: str
     remedy: Remedy
     sha256: bytes = b""
@@ -73,7 +79,8 @@ def check(service: Service, *, deep: bool = False) -> list[Problem]:
     :param deep: read every object and rebuild every layer's stream as well.
     """
     checker = _Checker(service, deep)
-    return [*checker.layers(), *checker.objects(), *checker.images(), *checker.references(), *checker.published()]
+    layers = [*checker.layers(), *checker.lazy(), *checker.objects()]
+    return [*layers, *checker.images(), *checker.references(), *checker.published()]
 
 
 class _Checker:
@@ -98,6 +105,15 @@ class _Checker:
                 yield from self._layer(diff_id)
             except (AlsError, OSError) as error:
                 yield Problem("layer", str(diff_id), _said(error), Remedy.QUARANTINE_LAYER)
+
+    def lazy(self) -> Iterator[Problem]:
+        layout = self._service.layout
+        for key in lazyfolders.keys(layout):
+            try:
+                for what in folder_faults(layout, key, self._sha256 if self._deep else None):
+                    yield Problem("lazy layer", key, what, Remedy.DISCARD)
+            except (AlsError, OSError) as error:
+                yield Problem("lazy layer", key, _said(error), Remedy.DISCARD)
 
     def _layer(self, diff_id: Digest) -> Iterator[Problem]:
         layers = self._service.layers
@@ -193,15 +209,25 @@ class _Checker:
             return
         except AlsError:
             return  # Said of the image already.
-        missing = [diff_id for diff_id in image.config.diff_ids if not self._service.layers.has(diff_id)]
+        there, missing = self._layers_of(image)
         if missing:
             what = f"{len(missing)} of its layers are missing: {', '.join(map(str, missing))}"
             yield Problem("reference", record.reference, what, Remedy.PULL)
             return
         for store in self._service.publishing:
-            if store.fits(len(image.chain)) and not set(image.chain) <= self._listed[store.layout].keys():
+            if store.fits(len(image.chain)) and not store.ids_of(there) <= self._listed[store.layout].keys():
                 what = f"not all of its layers are published in {store.root.name}"
                 yield Problem("reference", record.reference, what, Remedy.PUBLISH, layout=store.layout)
+
+    def _layers_of(self, image: ImageRecord) -> tuple[list[PublishedLayer], list[Digest]]:
+        """An image's layers, complete or lazy, and those that are missing."""
+        there, missing = [], []
+        for index, diff_id in enumerate(image.config.diff_ids):
+            try:
+                there.append(self._service.layer_of(image, index))
+            except AlsError:
+                missing.append(diff_id)
+        return there, missing
 
     def published(self) -> Iterator[Problem]:
         mounts = read_mounts()
@@ -228,13 +254,42 @@ class _Checker:
         """What is wrong with an entry of a list, and what can be done about it."""
         try:
             layer = PublishedLayer.from_json(entry)
-            self._service.layers.get(layer.diff_id)
-        except AlsError as error:
+            record = None if is_lazy(entry) else self._service.layers.get(layer.diff_id)
+            yield from self._served(store, layer, mounts, lazily=record is None)
+        except (AlsError, OSError) as error:
             yield _said(error), Remedy.UNPUBLISH
             return
         listed = self._listed[store.layout]
+        for claim in () if record is None else unproven(layer, record):
+            yield claim, Remedy.RESTATE if store.home(layer.chain_id) == layer.chain_id else Remedy.REPUBLISH
         for fault in faults(store, layer, listed, mounts):
             yield fault, Remedy.REPUBLISH if not layer.parent or layer.parent in listed else Remedy.UNPUBLISH
+
+    def _served(
+        self, store: ImageStore, layer: PublishedLayer, mounts: Sequence[MountEntry], *, lazily: bool
+    ) -> Iterator[tuple[str, Remedy]]:
+        """What is wrong with what a layer is served from while not all of it is here.
+
+        :raises AlsError: or OSError: it cannot be served.
+        """
+        key = store.lazy_key(layer.chain_id)
+        if key is None:
+            if lazily:
+                raise StoreDamaged("it is not complete, and nobody knows from where to serve it")
+            return
+        for fault in lazy_faults(self._service.layout, layer, key):
+            yield fault, Remedy.UNPUBLISH
+        if store.is_uncovered(layer.chain_id, mounts):
+            yield "what serves its files is not mounted", Remedy.COVER
+
+
+def unproven(layer: PublishedLayer, record: LayerRecord) -> Iterator[str]:
+    """By what a layer is listed although nobody has seen that it is that: clients would have it run in any image that names
+    the same digest. Lists from before blobs were verified are full of it."""
+    if layer.blob is not None and not record.is_held_by(layer.blob):
+        yield f"it is listed by the blob {layer.blob}, which was not verified to hold it"
+    if layer.toc is not None and layer.toc not in record.tocs:
+        yield f"it is listed by the table of contents {layer.toc}, which was not verified to tell of it"
 
 
 def file_sha256(path: Path) -> bytes:

@@ -10,7 +10,8 @@ but garbage besides, which the next run removes:
    down what a new container is made of while it holds the lock of its own layers.json, which we take to read it.
 4. Aborted attempts, and images without a holder: nothing refers to them.
 5. Chains that are not listed and not in use: unmounted, then their folders go.
-6. Layers that are in no live image and no listed chain: unmounted, and moved to tmp/.
+6. Layers that are in no live image and no listed chain, and lazy layers likewise: unmounted, and moved to tmp/. A daemon that
+   is filling a lazy one is told by the missing folder; what it has read and written in between was its own.
 7. Objects that no forest links to, i.e. whose link count is 1 but for the forests just moved. (The second copy of a file that
    has 65,000 links has no name in objects/ and goes with its forest.)
 8. Lock files of layers, and the plain links below the FUSE mount that lead nowhere.
@@ -31,10 +32,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from als.errors import AlsError
+from als.imagestore.records import is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
-from als.mount.unmounting import unmount
+from als.mount.unmounting import unmount, unmount_below
 from als.service import listing
+from als.store import lazyfolders
 from als.store.images import ImageRecord
 from als.store.layout import Layout
 from als.store.liveness import Claims, Holder, Liveness, Published, clients_of, decide
@@ -83,6 +86,8 @@ class Garbage:
     """Plain links below the FUSE mount."""
     unknown: tuple[str, ...] = ()
     """Clients that could not be asked, so that everything published was kept for them."""
+    lazy: tuple[str, ...] = ()
+    """Keys of lazy layers; of those that were refused, all but the reason goes."""
 
 
 def survey(service: Service, unlisted: Sequence[Published] = ()) -> tuple[Liveness, Claims]:
@@ -96,8 +101,10 @@ def survey(service: Service, unlisted: Sequence[Published] = ()) -> tuple[Livene
     chains = {entry.chain_id for entry in published}
     chains.update(chain_id for store in service.image_stores for chain_id in store.unlisted())
     chains.update(chain_id for image in images.values() for chain_id in (*image.chain, *image.toc_chain))
+    lazy = {key: lazyfolders.chains_of(service.layout.lazy / key) for key in lazyfolders.keys(service.layout)}
+    chains.update(chain_id for served in lazy.values() for chain_id in served)
     claims = service.clients.claims(chains)
-    return decide(images, service.images.refs(), service.uses.all(), published, claims, time.time()), claims
+    return decide(images, service.images.refs(), service.uses.all(), published, claims, time.time(), lazy), claims
 
 
 def published_layers(service: Service) -> list[Published]:
@@ -108,8 +115,9 @@ def published_layers(service: Service) -> list[Published]:
 def _published(store: ImageStore, entry: Mapping[str, object]) -> Published:
     chain_id = str(entry["id"])
     home = store.home(chain_id)
-    diff_id = Digest.parse(str(entry.get("diff-digest")))
-    return Published(chain_id, str(entry.get("parent", "")), diff_id, "" if home == chain_id else home)
+    diff_id = None if is_lazy(entry) else Digest.parse(str(entry.get("diff-digest")))
+    lazy = store.lazy_key(chain_id) or ""
+    return Published(chain_id, str(entry.get("parent", "")), diff_id, "" if home == chain_id else home, lazy)
 
 
 def remove(service: Service, name: str) -> Removed:
@@ -138,7 +146,7 @@ def remove(service: Service, name: str) -> Removed:
 
 
 def _holders(live: Liveness, image: ImageRecord) -> set[Holder]:
-    held = [live.chains.get(chain_id, set()) for chain_id in image.chain]
+    held = [live.chains.get(chain_id, set()) for chain_id in (*image.chain, *image.toc_chain)]
     held += [live.layers.get(diff_id, set()) for diff_id in image.config.diff_ids]
     return {holder for holders in held for holder in holders}
 
@@ -172,6 +180,10 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
             for diff_id in found.layers:
                 unmount(service.layers.mount_point(diff_id), lazily=True)
                 service.layers.discard(diff_id, trash)
+            for key in found.lazy:
+                folder = service.layout.lazy / key
+                unmount_below(lazyfolders.mount_point(folder), lazily=True)
+                lazyfolders.discard(folder, trash)
             for path in objects:
                 trash.put(path)
             _sweep_locks(service.layout.locks)
@@ -199,7 +211,9 @@ def _garbage(service: Service, live: Liveness, claims: Claims) -> tuple[Garbage,
     there.update(chain_id for store in service.image_stores for chain_id in store.unlisted())
     chains = there - live.chains.keys()
     layers = [diff_id for diff_id in service.layers.ids() if diff_id not in live.layers]
+    lazy = [key for key in lazyfolders.keys(service.layout) if key not in live.lazy]
     forests = [service.layers.forest(diff_id) for diff_id in layers]
+    forests += [forest for key in lazy for forest in lazyfolders.forests_of(service.layout.lazy / key)]
     forests += [forest for chain in chains for store in service.image_stores if (forest := store.forest(chain)) is not None]
     freed = _freed(service.layout.objects, [*forests, service.layout.tmp])
     garbage = Garbage(
@@ -211,6 +225,7 @@ def _garbage(service: Service, live: Liveness, claims: Claims) -> tuple[Garbage,
         len(aborted(service.layout)),
         service.links.stale({service.layers.mount_point(diff_id) for diff_id in layers}),
         claims.unknown,
+        tuple(lazy),
     )
     return garbage, freed.objects
 

@@ -8,20 +8,22 @@ it shares to others. Containers that run on a layer keep what they have mounted.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from als.errors import AlsError, StoreDamaged
-from als.imagestore.records import PublishedLayer, by_diff_id
+from als.imagestore.records import PublishedLayer, by_diff_id, is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST, forest_path
-from als.mount.unmounting import unmount
+from als.mount.unmounting import unmount, unmount_below
 from als.service import listing
 from als.service.core import Service
 from als.service.fsck import Problem, Remedy, check, file_sha256
+from als.store import lazyfolders
 from als.store.lock import excluding, sharing
 from als.store.objects import link_or_copy, replace_in_forest
 from als.store.refused import store_errors
@@ -60,6 +62,8 @@ class _Repair:
         self._problems = problems
         self._changed: set[Digest] = set()
         """Layers of which something was replaced or lost; what was published of them has to be made again."""
+        self._lost: set[str] = set()
+        """Keys of lazy layers that are served no more."""
 
     def run(self) -> None:
         for problem in self._with(Remedy.RELINK):
@@ -73,6 +77,8 @@ class _Repair:
             self._name(problem)
         for problem in self._with(Remedy.FORGET):
             self._service.images.forget(problem.name)
+        for problem in self._with(Remedy.DISCARD):
+            self._discard(problem.name)
         self._publish_again()
 
     def _with(self, *remedies: Remedy) -> Iterator[Problem]:
@@ -126,6 +132,18 @@ class _Repair:
             if file_sha256(path).hex() == path.name:
                 path.unlink()
 
+    def _discard(self, key: str) -> None:
+        """Take a lazy layer out of service. A daemon that has it open notices, as after gc."""
+        folder = self._service.layout.lazy / key
+        self._lost.add(key)
+        if folder.exists():
+            unmount_below(lazyfolders.mount_point(folder), lazily=True)
+            place = self._quarantine(folder, "lazy")
+            for forest in lazyfolders.forests_of(place):
+                if forest.is_dir():
+                    # Whatever is whole has another name in objects/, and what is not was only begun.
+                    shutil.rmtree(forest)
+
     def _quarantine(self, path: Path, kind: str) -> Path:
         self._service.layout.quarantine.mkdir(mode=0o700, exist_ok=True)
         place = self._service.layout.quarantine / f"{time.time_ns():x}-{kind}-{path.name}"
@@ -135,6 +153,8 @@ class _Repair:
     def _publish_again(self) -> None:
         for store in self._service.image_stores:
             self._publish_again_in(store)
+        for problem in self._with(Remedy.COVER):
+            self._service.composefs.cover(problem.name)
         for ref in self._service.images.refs():
             with contextlib.suppress(AlsError):
                 self._service.publish(self._service.images.get(ref.digest))
@@ -151,6 +171,10 @@ class _Repair:
         entries = store.published()
         changed = {str(diff_id) for diff_id in self._changed}
         bad |= {chain_id for chain_id, entry in entries.items() if str(entry.get("diff-digest")) in changed}
+        lazy = {chain_id: key for chain_id in entries if (key := store.lazy_key(chain_id)) is not None}
+        bad |= {chain_id for chain_id, key in lazy.items() if key in self._lost}
+        unservable = {problem.name for problem in problems if problem.remedy is Remedy.UNPUBLISH}
+        lazy = {chain_id: key for chain_id, key in lazy.items() if key not in self._lost and chain_id not in unservable}
         size = -1
         while size != len(bad):
             size = len(bad)
@@ -160,18 +184,41 @@ class _Repair:
         for chain_id in bad & entries.keys():
             # Checked again afterwards: what cannot be published is reported then.
             with contextlib.suppress(AlsError):
-                store.publish(by_diff_id(_up_to(chain_id, entries)))
+                store.publish(by_diff_id([self._proven(layer) for layer in _up_to(chain_id, entries, lazy)]))
+        restate = {problem.name for problem in problems if problem.remedy is Remedy.RESTATE} - bad
+        if restate:
+            found = {chain_id: PublishedLayer.from_json(entries[chain_id]) for chain_id in restate}
+            store.restate({chain_id: self._proven(layer).to_json() for chain_id, layer in found.items()})
+
+    def _proven(self, layer: PublishedLayer) -> PublishedLayer:
+        """A layer with those names only that it was seen to have.
+
+        :raises NotFound: it is not in the store any more.
+        """
+        if layer.lazy:
+            return layer
+        record = self._service.layers.get(layer.diff_id)
+        return replace(
+            layer,
+            blob=layer.blob if layer.blob is not None and record.is_held_by(layer.blob) else None,
+            toc=layer.toc if layer.toc in record.tocs else None,
+        )
 
 
-def _up_to(chain_id: str, entries: dict[str, dict[str, object]]) -> list[PublishedLayer]:
+def _up_to(chain_id: str, entries: Mapping[str, Mapping[str, object]], lazy: Mapping[str, str]) -> list[PublishedLayer]:
     """A chain's layers from the lowest on.
 
-    :raises StoreDamaged: one of them is not listed.
+    :param lazy: by chain ID, the keys of the lazy layers that such chains can be served from.
+    :raises StoreDamaged: one of them is not listed, or can be served from nowhere.
     """
     found: list[PublishedLayer] = []
     while chain_id:
         if chain_id not in entries or len(found) > len(entries):
             raise StoreDamaged("a layer below it is not listed", where=chain_id)
-        found.append(PublishedLayer.from_json(entries[chain_id]))
+        entry = entries[chain_id]
+        if is_lazy(entry) and chain_id not in lazy:
+            raise StoreDamaged("it is not complete, and cannot be served", where=chain_id)
+        layer = PublishedLayer.from_json(entry)
+        found.append(replace(layer, lazy=lazy[chain_id]) if is_lazy(entry) else layer)
         chain_id = found[-1].parent
     return found[::-1]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from als.lazy.partial import SEALED
 from als.model.digest import Digest
+from als.model.forest import FOREST
 from als.service import Service
 from als.service.removal import survey
 from als.store.liveness import Holder
 from als.store.lock import sharing
+
+_BLOCK = 512
+"""What st_blocks counts in (stat(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,15 @@ class Usage:
 
     images: tuple[ImageUsage, ...]
     objects: int
-    """Of all objects, each counted once."""
+    """Of all objects in complete layers, each counted once."""
     metadata: int
     """Of EROFS images and recipes."""
     unshared: int
     """What the images would take together if each kept its files for itself."""
+    lazy: int = 0
+    """Of files that are here as one and that no complete layer has, but a lazy one."""
+    partial: int = 0
+    """On disk, of files of lazy layers that are not here as one, and of what is kept beside files."""
 
     @property
     def saved(self) -> int:
@@ -58,9 +70,56 @@ def measure(service: Service) -> Usage:
         _image_usage(reference, diff_ids, objects, owners, same[reference]) for reference, diff_ids in images.items()
     )
     everything = {name: size for held in objects.values() for name, size in held.items()}
-    metadata = sum(service.layers.metadata_bytes(diff_id) for diff_id in objects)
+    lazy = [measure_lazy(folder) for folder in _lazy_folders(service)]
+    metadata = sum(service.layers.metadata_bytes(diff_id) for diff_id in objects) + sum(each.metadata for each in lazy)
+    waiting = {name: size for each in lazy for name, size in each.files.items() if name not in everything}
     distinct = {diff_ids: usage.size for (_, diff_ids), usage in zip(images.items(), usages, strict=True)}
-    return Usage(usages, sum(everything.values()), metadata, sum(distinct.values()))
+    return Usage(
+        usages,
+        sum(everything.values()),
+        metadata,
+        sum(distinct.values()),
+        sum(waiting.values()),
+        sum(each.partial for each in lazy),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LazyUsage:
+    """The space of one lazy layer's folder, in bytes."""
+
+    files: Mapping[bytes, int]
+    """Size of each file that is here as one, by its name in the forest."""
+    partial: int
+    """On disk, of files that are not, and of what is kept beside files."""
+    metadata: int
+    """Of its EROFS image and index, unless the complete layer has them as well."""
+
+
+def measure_lazy(folder: Path) -> LazyUsage:
+    """Look at the folder of a lazy layer. The daemon may be filling it, or removing it."""
+    files = {bytes.fromhex(path.name): found.st_size for path, found in _entries(folder / "diff1" / FOREST)}
+    parts = sum(_BLOCK * found.st_blocks for _, found in _entries(folder / "parts"))
+    beside = {path.name: found for path, found in _entries(folder)}
+    rest = _BLOCK * beside["rest"].st_blocks if "rest" in beside else 0
+    # A sealed layer has its image in ROOT/layers.
+    names = ("index",) if SEALED in beside else ("index", "layer.erofs")
+    return LazyUsage(files, parts + rest, sum(beside[name].st_size for name in names if name in beside))
+
+
+def _lazy_folders(service: Service) -> Iterator[Path]:
+    return (path for path in service.layout.lazy.iterdir() if not path.name.startswith("."))
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What a folder holds that may change or go meanwhile."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            yield folder / name, os.lstat(folder / name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -184,8 +185,13 @@ class Images:
 
     def refs(self) -> list[RefRecord]:
         """Every reference, by name."""
-        names = [name for name in os.listdir(self._layout.refs) if name.endswith(".json") and not name.startswith(".")]
-        return sorted((self.read(self._layout.refs / name) for name in names), key=lambda record: record.reference)
+        found: list[RefRecord] = []
+        for name in os.listdir(self._layout.refs):
+            if name.endswith(".json") and not name.startswith("."):
+                # It may have been taken away since the folder was listed.
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(self.read(self._layout.refs / name))
+        return sorted(found, key=lambda record: record.reference)
 
     def all(self) -> list[ImageRecord]:
         """Every image, in the order of their digests."""

@@ -42,9 +42,17 @@ class LayerRecord:
     """When it was published, seconds since the epoch."""
     tocs: tuple[Digest, ...] = ()
     """Digests of tables of contents that were read and tell of what the layer shows."""
+    blobs: tuple[Digest, ...] = ()
+    """Digests of compressed blobs that were fetched whole and decompressed to this very layer; see `is_held_by`."""
+
+    def is_held_by(self, blob: Digest) -> bool:
+        """Whether a blob is known to hold this layer: one of `blobs`, or the uncompressed stream itself. What an image's
+        manifest and config name beside each other need not be the same."""
+        return blob == self.diff_id or blob in self.blobs
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "diff_id": str(self.diff_id), "tocs": [str(toc) for toc in self.tocs]}
+        digests = {"tocs": [str(toc) for toc in self.tocs], "blobs": [str(blob) for blob in self.blobs]}
+        return {**asdict(self), "diff_id": str(self.diff_id), **digests}
 
     @classmethod
     def from_json(cls, value: dict[str, object], where: str) -> LayerRecord:
@@ -57,6 +65,8 @@ class LayerRecord:
                 int(str(value["object_bytes"])),
                 float(str(value["created"])),
                 _digests(value.get("tocs", [])),
+                # A record from before blobs were noted has none of them.
+                _digests(value.get("blobs", [])),
             )
         except (KeyError, ValueError, BadImage) as error:
             raise StoreDamaged(f"incomplete layer record: {error}", where=where, hint="remove the layer, pull again") from error
@@ -64,7 +74,7 @@ class LayerRecord:
 
 def _digests(value: object) -> tuple[Digest, ...]:
     if not isinstance(value, list):
-        raise ValueError("tocs is not a list")
+        raise ValueError("digests are not a list")
     return tuple(Digest.parse(str(each)) for each in value)
 
 
@@ -135,9 +145,18 @@ class Layers:
         """Note that a table of contents tells of what a layer shows. The caller holds the layer's lock."""
         record = self.get(diff_id)
         if toc not in record.tocs:
-            path = self._layout.layer(diff_id) / "layer.json"
-            with store_errors(path):
-                write_json(path, replace(record, tocs=(*record.tocs, toc)).to_json())
+            self._rewrite(replace(record, tocs=(*record.tocs, toc)))
+
+    def add_blob(self, diff_id: Digest, blob: Digest) -> None:
+        """Note that a blob was seen to hold just this layer. The caller holds the layer's lock."""
+        record = self.get(diff_id)
+        if not record.is_held_by(blob):
+            self._rewrite(replace(record, blobs=(*record.blobs, blob)))
+
+    def _rewrite(self, record: LayerRecord) -> None:
+        path = self._layout.layer(record.diff_id) / "layer.json"
+        with store_errors(path):
+            write_json(path, record.to_json())
 
     def all(self) -> list[LayerRecord]:
         """Every layer, oldest first."""

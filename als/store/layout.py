@@ -18,6 +18,7 @@
     ROOT/lazy/<key>/                a layer that is shown before all of it is here (als.lazy.partial)
     ROOT/images/<digest hex>/       manifest, config, index-<hex> (where one names it), byte for byte; image.json
     ROOT/refs/<sha256 of ref>.json  which image a reference named when it was last pulled
+    ROOT/profiles/<hex>.json        what runs of an image read first, by the digest of its config (als.lazy.profiles)
     ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
     ROOT/clients.json               graph roots of clients that were seen to use layers (als.service.clients)
     ROOT/setup.json                 what `als setup` changed in containers' configuration (als.setup.journal)
@@ -88,6 +89,11 @@ class Layout:
         return self.root / "refs"
 
     @property
+    def profiles(self) -> Path:
+        """What was recorded of images' starts."""
+        return self.root / "profiles"
+
+    @property
     def uses(self) -> Path:
         return self.root / "uses"
 
@@ -107,6 +113,11 @@ class Layout:
     def mount_point(self) -> Path:
         """Where the FUSE face is mounted; the path that storage.conf names."""
         return self.root / "store"
+
+    @property
+    def lazy_files(self) -> Path:
+        """Where the FUSE face serves the files of lazy layers: a folder for each, named by the layer's key."""
+        return self.mount_point / ".lazy"
 
     @property
     def image_store_4(self) -> Path:
@@ -152,7 +163,8 @@ class Layout:
         """
         try:
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            for folder in (self.objects, self.layers, self.lazy, self.images, self.refs, self.uses, self.tmp, self.locks):
+            kept = (self.objects, self.layers, self.lazy, self.images, self.refs, self.profiles, self.uses)
+            for folder in (*kept, self.tmp, self.locks):
                 folder.mkdir(mode=0o700, exist_ok=True)
             for first in range(256):
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)

@@ -8,7 +8,11 @@ conclusions are drawn.
   the Additional Layer Store.
 - A *chain* (a layer at its place in the image store) is live if a live image has it there, if a client names it as its own
   layer, its parent or its top layer, if something mounted shows it, or if a chain on top of it or in its folder is live.
-- A *layer* (by DiffID) is live if a live image or a live chain consists of it, or something mounted shows it.
+- A *layer* (by DiffID) is live if a live image or a live chain consists of it, or something mounted shows it. A chain that is
+  served before all of it is here names a DiffID that nobody has computed, and holds no layer by it.
+- A *lazy layer* (by its key) is live if a live chain in the list is served from it, if something mounted shows it, or if a
+  client names a chain that was ever served from it: its containers may have been started then, see
+  :mod:`als.store.lazyfolders`. What is listed nowhere was made by a pull that was cut short.
 - Objects are not decided upon: a layer's forest holds them by hardlink, and they go when the last one has gone.
 
 Where a client could not be asked, every published chain is held for it: to keep what is dead costs space, to remove what is
@@ -17,9 +21,11 @@ live costs a container.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from als.model import chain
 from als.model.digest import Digest
 from als.model.manifest import toc_digest
 from als.store.images import ImageRecord, RefRecord
@@ -52,6 +58,8 @@ class Claims:
     """By DiffID in hex."""
     unknown: tuple[str, ...] = ()
     """Why some clients could not be asked; not empty: they may use whatever is published."""
+    lazy: Mapping[str, frozenset[Holder]] = field(default_factory=dict)
+    """By the keys of lazy layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +68,12 @@ class Published:
 
     chain_id: str
     parent: str
-    diff_id: Digest
+    diff_id: Digest | None
+    """Of the layer that it consists of; None where that is only what an image says."""
     home: str = ""
     """The chain in whose folder it lies, if it has none of its own."""
+    lazy: str = ""
+    """The key of the lazy layer that it is served from, if not all of it is here."""
 
 
 @dataclass(slots=True)
@@ -72,6 +83,8 @@ class Liveness:
     images: dict[Digest, set[Holder]] = field(default_factory=dict)
     chains: dict[str, set[Holder]] = field(default_factory=dict)
     layers: dict[Digest, set[Holder]] = field(default_factory=dict)
+    lazy: dict[str, set[Holder]] = field(default_factory=dict)
+    """By key."""
 
 
 def decide(
@@ -81,24 +94,27 @@ def decide(
     published: Sequence[Published],
     claims: Claims,
     now: float = 0.0,
+    lazy: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Liveness:
     """Draw the conclusions.
 
     :param published: every chain in an image store's list; one that is in several may be given as often.
     :param now: seconds since the epoch.
+    :param lazy: by the key of each lazy layer, the chains that were ever served from it.
     """
     found = Liveness()
+    listed = {entry.chain_id for entry in published}
     current: dict[str, Digest] = {}
     for ref in refs:
         current[ref.reference] = ref.digest
         if ref.digest in images:
             image = images[ref.digest]
-            _hold_image(found, image, len(image.chain), _holders_of(ref, image, claims, now))
+            _hold_image(found, image, len(image.chain), _holders_of(ref, image, claims, now), listed)
     for use in uses:
         held = _image_of(use, images, current)
         if held is not None:
             image, count = held
-            _hold_image(found, image, count, {Holder("lookup", use.reference)})
+            _hold_image(found, image, count, {Holder("lookup", use.reference)}, listed)
     for chain_id, holders in claims.chains.items():
         found.chains.setdefault(chain_id, set()).update(holders)
     if claims.unknown:
@@ -107,6 +123,7 @@ def decide(
     _hold_parents(found, {entry.chain_id: entry for entry in published})
     for hex_id, holders in claims.layers.items():
         found.layers.setdefault(Digest("sha256", hex_id), set()).update(holders)
+    _hold_lazy(found, published, lazy, claims)
     return found
 
 
@@ -138,14 +155,29 @@ def _holders_of(ref: RefRecord, image: ImageRecord, claims: Claims, now: float) 
     return {holder for top in tops for holder in claims.chains.get(top, ())}
 
 
-def _hold_image(found: Liveness, image: ImageRecord, count: int, holders: set[Holder]) -> None:
+def _hold_image(found: Liveness, image: ImageRecord, count: int, holders: set[Holder], published: Collection[str]) -> None:
     if not holders:
         return
     found.images.setdefault(image.digest, set()).update(holders)
-    for chain_id, toc_chain_id, diff_id in list(zip(image.chain, image.toc_chain, image.config.diff_ids, strict=True))[:count]:
-        found.chains.setdefault(chain_id, set()).update(holders)
-        found.chains.setdefault(toc_chain_id, set()).update(holders)
+    for chain_ids, diff_id in list(zip(_ids_of(image, published), image.config.diff_ids, strict=True))[:count]:
+        for chain_id in chain_ids:
+            found.chains.setdefault(chain_id, set()).update(holders)
         found.layers.setdefault(diff_id, set()).update(holders)
+
+
+def _ids_of(image: ImageRecord, published: Collection[str]) -> Iterator[set[str]]:
+    """The chain IDs of each of an image's layers from the lowest on: the two that clients compute, and those that are published
+    besides. A layer whose table of contents could not be verified is not listed by it, which changes all IDs above."""
+    below = {""}
+    for own, by_toc, diff_id, layer in zip(
+        image.chain, image.toc_chain, image.config.diff_ids, image.manifest.layers, strict=True
+    ):
+        toc = toc_digest(layer)
+        possible = {chain.chain_id(parent, diff_id) for parent in below}
+        if toc is not None:
+            possible |= {chain.toc_chain_id(parent, toc) for parent in below}
+        below = {own, by_toc} | {each for each in possible if each in published}
+        yield below
 
 
 def _hold_parents(found: Liveness, published: Mapping[str, Published]) -> None:
@@ -157,8 +189,22 @@ def _hold_parents(found: Liveness, published: Mapping[str, Published]) -> None:
         while entry is not None and entry.chain_id not in seen:
             seen.add(entry.chain_id)
             found.chains.setdefault(entry.chain_id, set()).update(holders)
-            found.layers.setdefault(entry.diff_id, set()).update(holders)
+            if entry.diff_id is not None:
+                found.layers.setdefault(entry.diff_id, set()).update(holders)
             if entry.home:
                 # What is below that one is the home of what is below this one.
                 found.chains.setdefault(entry.home, set()).update(holders)
             entry = published.get(entry.parent)
+
+
+def _hold_lazy(found: Liveness, published: Iterable[Published], lazy: Mapping[str, Collection[str]], claims: Claims) -> None:
+    for entry in published:
+        if entry.lazy and entry.chain_id in found.chains:
+            found.lazy.setdefault(entry.lazy, set()).update(found.chains[entry.chain_id])
+    for key, holders in claims.lazy.items():
+        found.lazy.setdefault(key, set()).update(holders)
+    for key, chains in lazy.items():
+        # Our own references name an image, which is shown to whoever comes as what it is now.
+        held = clients_of({holder for chain_id in chains for holder in found.chains.get(chain_id, ())})
+        if held:
+            found.lazy.setdefault(key, set()).update(held)

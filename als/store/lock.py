@@ -8,7 +8,8 @@ a process that holds a later one never asks for an earlier one:
    whether something is there until it has linked it. Exclusive: by what removes objects or layers. Thus nothing disappears
    between being found and being used. Taken by :func:`sharing` and :func:`excluding`, which let nobody starve.
 2. **layer** (``ROOT/locks/<diffID>``), exclusive: by whoever makes that layer. The others wait, look again, and find it
-   made: one download whatever the number of askers.
+   made: one download whatever the number of askers. Before it, **blob** (there as well, named by a hash that no DiffID
+   is), exclusive: by whoever looks at whether a blob holds a layer that is here already.
 3. **image stores** (``layers.lock`` and ``images.lock`` in ROOT/is4 and ROOT/image-store), the locks that containers/storage
    takes itself, fcntl(2) locks (see :mod:`als.imagestore`): by whoever rewrites layers.json or images.json. One at a time.
 4. **clients' own locks**, shared, for as long as their records are read: by whoever asks what they use.

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from als.worker import fetch_job, inflate_job, seal_job
+from als.worker import fetch_job, inflate_job, seal_job, stream_job
 from als.worker.parse_job import ParseJob
 from als.worker.sandbox import Sandbox, enter
 from als.worker.toc_job import TocJobs
@@ -77,7 +77,7 @@ def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
-    jobs: dict[str, Job] = {"inflate": inflate_job.run, "seal": seal_job.run}
+    jobs: dict[str, Job] = {"inflate": inflate_job.run, "seal": seal_job.run, "stream": stream_job.run}
     tocs = TocJobs()
     jobs |= {"find toc": tocs.find, "index toc": tocs.index}
     main(int(sys.argv[1]), sys.argv[2], {"parse": ParseJob(), "fetch": fetch_job.run, **jobs})

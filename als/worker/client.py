@@ -81,6 +81,11 @@ class Workers:
         sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_PARSE_MEMORY)
         return self._spawn("parse", {"format": format_name, "limits": asdict(limits)}, sandbox, [source, sink])
 
+    def stream(self, source: int, sink: int, limits: Limits = DEFAULT_LIMITS) -> Worker:
+        """A stream worker (see :mod:`als.worker.stream_job`); the descriptors stay the caller's to close."""
+        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_PARSE_MEMORY)
+        return self._spawn("stream", {"limits": asdict(limits)}, sandbox, [source, sink])
+
     def fetch(self, params: Mapping[str, Any], requests: int) -> Worker:
         """A fetch worker (see :mod:`als.worker.fetch_job`)."""
         sandbox = Sandbox(self._uid, self._gid, network=True, memory_bytes=_FETCH_MEMORY)

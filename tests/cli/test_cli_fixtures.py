@@ -103,7 +103,7 @@ def test_listings(als: AlsDaemon, fixtures_dir: Path) -> None:
     als.cli("pull", image)
     images = {entry["reference"]: entry for entry in als.json("images")}
     assert images[image]["layers"] == 2
-    assert images[image]["state"] == "complete"
+    assert (images[image]["state"], images[image]["percent"]) == ("sealed", 100)
     layers = {entry["diff_id"]: entry for entry in als.json("layers")}
     truth = json.loads((fixtures_dir / "truth-tiny.json").read_bytes())
     for layer in truth["layers"]:
@@ -146,7 +146,7 @@ def test_errors_are_one_line_and_a_status(als: AlsDaemon, arguments: list[str], 
 def test_every_verb_has_help() -> None:
     top = subprocess.run([sys.executable, "-m", "als", "--help"], capture_output=True, check=True, text=True).stdout
     verbs = [line.split()[0] for line in top.partition("Commands:")[2].splitlines() if line.strip()]
-    assert {"serve", "pull", "images", "layers", "df", "files", "cat", "inspect", "doctor"} <= set(verbs)
+    assert {"serve", "pull", "images", "status", "wait", "layers", "df", "files", "cat", "inspect", "doctor"} <= set(verbs)
     for verb in verbs:
         text = subprocess.run([sys.executable, "-m", "als", verb, "--help"], capture_output=True, check=True, text=True).stdout
         assert len(text) > 100, verb

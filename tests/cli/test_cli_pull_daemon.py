@@ -80,7 +80,8 @@ def test_the_daemon_does_it(als: AlsDaemon, layout: Layout, small: Image) -> Non
     assert parts <= {"cli", "config", "control", "errors"}, "the command line alone"
     assert not {"rich", "ssl", "urllib3", "subprocess", "trio", "asyncio"} & loaded
     (listed,) = als.json("images")
-    assert (listed["digest"], listed["state"]) == (small.digest, "complete")
+    assert (listed["digest"], listed["state"]) == (small.digest, "sealed")
+    assert "als.service.core" not in modules_of(als, "status", small.digest) | modules_of(als, "wait", small.digest)
 
 
 def test_it_is_done_here_if_asked_for_or_in_doubt(als: AlsDaemon, layout: Layout, small: Image) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from als.model.forest import forest_path
 from tests.harness.fuse_backend import layer_name
 from tests.harness.system import stop_process, unmount_below
 
@@ -93,6 +94,29 @@ class Daemon:
             (folder / name.replace("_", "-")).write_text(text)
         return digest
 
+    def lazy(self, key: str) -> Path:
+        """The directory that overlay has of a lazy layer."""
+        return self.mountpoint / ".lazy" / key
+
+    def add_lazy(self, key: str, content: bytes, name: bytes = b"", **extra: str) -> Path:
+        """Give the backend a file of a lazy layer, with further files beside; its path in the mount."""
+        name = name or hashlib.sha256(content).digest()
+        path = self.behind_lazy(key, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        for suffix, text in extra.items():
+            path.with_suffix(f".{suffix}").write_text(text)
+        return self.lazy(key) / forest_path(name)
+
+    def behind_lazy(self, key: str, name: bytes) -> Path:
+        """Where the backend has a file of a lazy layer."""
+        return self.folder / "lazy" / key / name.hex()
+
+    def answer_lazy_reads(self) -> None:
+        """Answer those reads of lazy files that wait now."""
+        with (self.folder / "lazy-gate").open("wb", buffering=0) as gate:
+            gate.write(b"\n")
+
     def open_gate(self) -> int:
         """Let all pass who wait, and who come, until the descriptor is closed."""
         return os.open(self.folder / "gate", os.O_RDWR)
@@ -104,7 +128,9 @@ def stopped_daemon(as_root: None, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("backend")
     mountpoint = tmp_path_factory.mktemp("fuse") / "store"
     (folder / "layers").mkdir()
+    (folder / "lazy").mkdir()
     os.mkfifo(folder / "gate")
+    os.mkfifo(folder / "lazy-gate")
     daemon = Daemon(folder, mountpoint)
     yield daemon
     gate = daemon.open_gate()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
+from concurrent.futures import Future
 
 import pytest
 import trio
 import trio.testing
 
 from als import errors
-from als.fuse.calls import Calls
+from als.fuse.calls import Calls, Kind
 from als.fuse.errors import content_errno
 
 
@@ -83,6 +84,87 @@ def test_stopping_awaits_what_must_finish_and_gives_up_the_rest() -> None:
             assert ended == ["lookup: als is stopping", "use finished"]
         with pytest.raises(errors.DeadlineExceeded):
             await calls.run(lambda: None, limiter=limiter, seconds=30, where="later")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05])
+def test_a_future_is_awaited_without_a_thread(after: float) -> None:
+    future: Future[str] = Future()
+
+    async def main() -> str:
+        timer = threading.Timer(after, future.set_result, ["result"])
+        timer.start()
+        if not after:
+            timer.join()
+        return await Calls(max_waiting=4).wait(future, seconds=30, where="it")
+
+    assert trio.run(main) == "result"
+
+
+def test_a_future_that_fails_or_overruns() -> None:
+    failed: Future[str] = Future()
+    failed.set_exception(errors.NotFound("nothing here"))
+    late: Future[str] = Future()
+    gone: Future[str] = Future()
+    gone.cancel()
+
+    async def main() -> None:
+        calls = Calls(max_waiting=4)
+        for future, error in ((failed, "nothing here"), (late, r"it: no answer within 0\.05 s"), (gone, "it: given up")):
+            with pytest.raises(errors.AlsError, match=error):
+                await calls.wait(future, seconds=0.05, where="it")
+
+    trio.run(main)
+    assert late.cancelled()
+
+
+def test_a_future_that_comes_after_the_loop_has_ended() -> None:
+    future: Future[str] = Future()
+    future.set_running_or_notify_cancel()
+
+    async def main() -> None:
+        with trio.move_on_after(0.05):
+            await Calls(max_waiting=4).wait(future, seconds=30, where="it")
+
+    trio.run(main)
+    future.set_result("for nobody")
+
+
+def test_stopping_gives_futures_up() -> None:
+    future: Future[str] = Future()
+    ended: list[str] = []
+
+    async def main() -> None:
+        calls = Calls(max_waiting=1, max_lazy_reads=1)
+
+        async def wait() -> None:
+            with calls.request("it", Kind.LAZY_READ):
+                try:
+                    await calls.wait(future, seconds=30, where="it")
+                except errors.DeadlineExceeded as error:
+                    ended.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await calls.stop(30)
+        with pytest.raises(errors.DeadlineExceeded, match="stopping"):
+            await calls.wait(Future[str](), seconds=30, where="later")
+
+    trio.run(main)
+    assert ended == ["it: als is stopping"]
+    assert future.cancelled()
+
+
+def test_reads_of_lazy_files_are_bounded_by_themselves() -> None:
+    async def main() -> None:
+        calls = Calls(max_waiting=1, max_lazy_reads=1)
+        with calls.request("a", Kind.LAZY_READ):
+            with calls.request("b"):
+                pass
+            with pytest.raises(errors.DeadlineExceeded, match="1 reads of lazy files"), calls.request("c", Kind.LAZY_READ):
+                raise AssertionError("one too many")
 
     trio.run(main)
 

@@ -77,6 +77,44 @@ def test_inode_numbers_fit_and_differ(reference: str) -> None:
     assert all(1 << 62 <= number < 1 << 63 for number in numbers)
 
 
+def lazy_file(key: str, name: bytes = b"n" * 32, commitment: bytes = b"c" * 32, size: int = 5) -> nodes.LazyFile:
+    return nodes.LazyFile(((key, name),), commitment, size)
+
+
+def test_a_lazy_file_is_known_by_its_bytes() -> None:
+    one = lazy_file("1" * 64)
+    assert one.path == f".lazy/{'1' * 64}/.als/{(b'n' * 32).hex()}"
+    assert one.inode == 8702876588501025906
+    assert lazy_file("2" * 64, b"other name").inode == one.inode
+    others = [
+        lazy_file("1" * 64, commitment=b"d" * 32),
+        lazy_file("1" * 64, size=6),
+        nodes.LazyRoot(),
+        nodes.LazyLayerDir("1" * 64),
+        nodes.LazyForestDir("1" * 64),
+    ]
+    assert len({one.inode, *(other.inode for other in others)}) == 6
+    assert all(1 << 62 <= node.inode < 1 << 63 for node in (one, *others))
+
+
+@given(st.text(min_size=1))
+def test_no_reference_is_called_like_what_is_not_one(reference: str) -> None:
+    name = nodes.ReferenceDir(reference).path
+    assert "." not in name
+    assert " " not in name
+
+
+def test_a_lazy_file_is_remembered_with_all_its_layers_the_newest_first() -> None:
+    table = nodes.NodeTable()
+    for key in ("1", "2", "3", "1"):
+        assert table.remember(lazy_file(key))
+    node = table.get(lazy_file("1").inode)
+    assert isinstance(node, nodes.LazyFile)
+    assert [key for key, _ in node.places] == ["1", "3", "2"]
+    table.forget(node.inode, 4)
+    assert table.get(node.inode) is None
+
+
 def test_what_a_layer_holds() -> None:
     found = {node.name: node for node in nodes.layer_files(LAYER, SERVED)}
     assert tuple(name.encode() for name in found) == nodes.LAYER_FILES

@@ -21,9 +21,16 @@ class AlsDaemon:
     The names are short on purpose: with podman 4 an image's lower directories must fit into one page (design of overlay).
 
     :param mirror_port: of its registry mirror; 0: it has none. Never the default port, which other daemons may have.
+    :param settings: others of its configuration file, by name.
     """
 
-    def __init__(self, base: Path, environment: Mapping[str, str] | None = None, mirror_port: int = 0) -> None:
+    def __init__(
+        self,
+        base: Path,
+        environment: Mapping[str, str] | None = None,
+        mirror_port: int = 0,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         self.root = base / "a"
         self.run = base / "run"
         self.log = base / "als.log"
@@ -33,7 +40,15 @@ class AlsDaemon:
         for folder in (base, self.root, self.run):
             folder.mkdir(parents=True, exist_ok=True)
         self._configuration = base / "als.toml"
-        self._configuration.write_text(f"mirror_port = {mirror_port}\n", "ascii")
+        self._settings: dict[str, object] = {"mirror_port": mirror_port}
+        self.configure(**(settings or {}))
+
+    def configure(self, **settings: object) -> None:
+        """Change its configuration file, for the next start and for commands from now on."""
+        self._settings |= settings
+        # JSON's numbers, booleans, strings and lists are TOML's as well.
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in self._settings.items())
+        self._configuration.write_text("".join(lines), "ascii")
 
     @property
     def layer_store(self) -> str:

@@ -4,6 +4,10 @@ FOLDER holds, named by `layer_name`, ``layers/<name>/`` with ``diff/``, ``info``
 An optional file ``error`` in a layer makes its lookup fail with that text, ``gated`` makes it wait at ``FOLDER/gate``;
 ``broken`` makes its blob fail when read, ``gated-blob`` makes it wait. Each call is a line of ``FOLDER/calls``. When it
 serves, it prints ``ready``.
+
+FOLDER also holds ``lazy/<key>/<name>``, the files of lazy layers, and beside such a file ``<name>.gated`` where its reads wait
+until somebody writes a line to ``FOLDER/lazy-gate``, ``<name>.error`` where they fail with that text, ``<name>.short`` where
+they lack a byte. Files of equal content have one identity.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import argparse
 import hashlib
 import logging
 import os
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
-from als.errors import RegistryUnavailable
+from als.errors import AlsError, NotFound, RegistryUnavailable
 from als.fuse.backend import ByteFile, ServedLayer
 from als.fuse.calls import Deadlines
 from als.fuse.serve import ServeOptions, run
@@ -47,11 +53,71 @@ class DiskFile:
         self.backend.note("close", self.path.name)
 
 
+class FolderLazyFiles:
+    """The lazy files of the module's docstring. One thread answers what had to wait."""
+
+    def __init__(self, backend: FolderBackend) -> None:
+        self._backend = backend
+        self._folder = backend.folder / "lazy"
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Future[bytes], Path, int, int]] = []
+        # For writing as well, so that the last writer's end is not the end.
+        gate = os.open(backend.folder / "lazy-gate", os.O_RDWR)
+        threading.Thread(target=self._answer_all, args=(gate,), daemon=True).start()
+
+    def has_layer(self, key: str) -> bool:
+        return (self._folder / key).exists()
+
+    def size(self, key: str, name: bytes) -> int:
+        return self._path(key, name).stat().st_size
+
+    def identity(self, key: str, name: bytes) -> bytes:
+        return hashlib.sha256(self._path(key, name).read_bytes()).digest()
+
+    def read(self, key: str, name: bytes, offset: int, length: int) -> Future[bytes]:
+        path, future = self._path(key, name), Future[bytes]()
+        self._backend.note("lazy-read", key, name.hex(), str(offset), str(length))
+        if path.with_suffix(".gated").exists():
+            with self._lock:
+                self._waiting.append((future, path, offset, length))
+        else:
+            _answer(future, path, offset, length)
+        return future
+
+    def _path(self, key: str, name: bytes) -> Path:
+        path = self._folder / key / name.hex()
+        if not path.exists():
+            raise NotFound("no such file", where=f"{key} {name.hex()}")
+        return path
+
+    def _answer_all(self, gate: int) -> None:
+        while os.read(gate, 1):
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                _answer(*each)
+            self._backend.note("lazy-gate", str(len(waiting)))
+
+
+def _answer(future: Future[bytes], path: Path, offset: int, length: int) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    error = path.with_suffix(".error")
+    try:
+        if error.exists():
+            raise RegistryUnavailable(error.read_text(), where=path.name)
+        with path.open("rb", buffering=0) as file:
+            future.set_result(os.pread(file.fileno(), length - path.with_suffix(".short").exists(), offset))
+    except AlsError as failure:
+        future.set_exception(failure)
+
+
 class FolderBackend:
     """The backend of the module's docstring."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.lazy = FolderLazyFiles(self)
 
     def note(self, *words: str) -> None:
         """Append a line to the list of calls, at once and whole."""
@@ -95,10 +161,13 @@ def main() -> None:
     parser.add_argument("mountpoint", type=Path)
     parser.add_argument("--deadline", type=float, default=60.0, help="seconds for a lookup and for a read")
     parser.add_argument("--max-waiting", type=int, default=960)
+    parser.add_argument("--max-lazy-reads", type=int, default=4096)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     options = ServeOptions(
-        deadlines=Deadlines(lookup=arguments.deadline, read=arguments.deadline), max_waiting=arguments.max_waiting
+        deadlines=Deadlines(lookup=arguments.deadline, read=arguments.deadline, lazy_read=arguments.deadline),
+        max_waiting=arguments.max_waiting,
+        max_lazy_reads=arguments.max_lazy_reads,
     )
     run(FolderBackend(arguments.folder), arguments.mountpoint, ready=lambda: print("ready", flush=True), options=options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.harness.als import AlsDaemon
@@ -21,16 +21,18 @@ class Stack:
         binaries: Binaries | None = None,
         insecure: Sequence[str] = (),
         mirror: bool = True,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         """
         :param insecure: further registries that are reached by plain HTTP.
         :param mirror: whether a podman that has use for it knows the registry mirror. podman 4 has not.
+        :param settings: of the daemon, as :class:`AlsDaemon` takes them.
         """
         self.registry = registry
         binaries = binaries or Binaries()
         modern = binaries.version >= (5,)
         port = free_port() if modern and mirror else 0
-        self.als = AlsDaemon(base, mirror_port=port)
+        self.als = AlsDaemon(base, mirror_port=port, settings=settings)
         image_store = self.als.composefs_store if modern else self.als.image_store
         hosts = (registry.address, *insecure)
         self.podman = Podman(

@@ -169,6 +169,11 @@ class Liar:
         source, sink = fds
         say(PARSE_LIES[self._name](source, self._argument), sink)
 
+    def stream(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """A stream worker."""
+        source, sink = fds
+        say(STREAM_LIES[self._name](source), sink)
+
     def fetch(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
         """A fetch worker; what it does not lie about comes from the layout."""
         with socket.socket(fileno=fds[0]) as requests:
@@ -240,7 +245,28 @@ FETCH_LIES: Mapping[str, Callable[[Frames], Frames]] = {
     "error": lambda truth: [(ERROR, b'{"type": "KeyboardInterrupt", "what": "\\u001b[2J"}')],
 }
 
+STREAM_LIES: Mapping[str, Callable[[int], Frames]] = {
+    "stream-endless": lambda source: endless((DATA, b"x" * 4096)),
+    "stream-endless-nothing": lambda source: endless((DATA, b"")),
+    "stream-endless-headers": lambda source: endless((HEADER, b"{}")),
+    "stream-changed": lambda source: drained(source, [(DATA, b"x" * TAR_BYTES), (END, b"{}")]),
+    "stream-nothing": lambda source: drained(source, [(END, b"{}")]),
+    "stream-unread": lambda source: cut_off(source),
+    "stream-error": lambda source: drained(source, [(ERROR, b'{"type": "KeyboardInterrupt", "what": "\\u001b[2J"}')]),
+    "stream-silence": lambda source: silence(),
+    "stream-silence-at-the-end": lambda source: drained(source, silence()),
+    "stream-death": lambda source: dead(),
+}
+"""Of the workers that only decompress."""
+
+
+def cut_off(source: int) -> Iterator[Frame]:
+    """The right stream, and not a look at what follows it in the blob."""
+    run_without_entries = next(unread(source))[1]
+    yield DATA, run_without_entries[4:]
+    yield END, b"{}"
+
 
 if __name__ == "__main__":
     liar = Liar(os.environ["ALS_LIE"], Path(os.environ["ALS_LIE_LAYOUT"]))
-    main(int(sys.argv[1]), sys.argv[2], {"parse": liar.parse, "fetch": liar.fetch})
+    main(int(sys.argv[1]), sys.argv[2], {"parse": liar.parse, "fetch": liar.fetch, "stream": liar.stream})

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from als.errors import AlsError, BadImage, DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
+from als.model.digest import Digest
 from als.model.limits import Limits
 from als.model.reference import parse_reference
 from tests.harness.ocilayout import Layout, TarBuilder
 from tests.hostile.conftest import OpenService, held, pull, refused
-from tests.hostile.liars import FETCH_LIES, PARSE_LIES, TAR_BYTES, honest
+from tests.hostile.liars import FETCH_LIES, PARSE_LIES, STREAM_LIES, TAR_BYTES, honest
 
 LIMITS = Limits(layer_bytes=8 << 20, entries=20_000, metadata_bytes=8 << 20)
 STALL = 1.0
@@ -66,6 +67,20 @@ LIES: dict[str, type[AlsError]] = {
 }
 
 
+STREAM_ERRORS: dict[str, type[AlsError]] = {
+    "stream-endless": DigestMismatch,
+    "stream-endless-nothing": WorkerError,
+    "stream-endless-headers": WorkerError,
+    "stream-changed": DigestMismatch,
+    "stream-nothing": DigestMismatch,
+    "stream-unread": WorkerError,
+    "stream-error": WorkerError,
+    "stream-silence": DeadlineExceeded,
+    "stream-silence-at-the-end": DeadlineExceeded,
+    "stream-death": WorkerError,
+}
+
+
 def test_no_lie_is_left_out() -> None:
     assert {lie.partition(":")[0] for lie in LIES} | {"path", "death"} == set(PARSE_LIES)
 
@@ -98,6 +113,20 @@ def test_a_parse_worker_that_dies_at_any_frame(open_service: OpenService, layout
         error = refused(open_service(lie=f"death:{count}", stall=STALL), layout, WorkerError)
         assert error.what == "a worker ended without an answer"
     assert str(pull(open_service(), layout).manifest.layers[0].digest) == layer.digest
+
+
+@pytest.mark.parametrize("lie", STREAM_LIES)
+def test_a_stream_worker_that_lies(open_service: OpenService, layout: Layout, lie: str) -> None:
+    """No blob becomes a layer's by what it says of it; what is here of the layer stays."""
+    layer = layout.add_layer(tar(), "none")
+    layout.add_image("good", [layer])
+    service = open_service(lie=lie, limits=LIMITS, stall=STALL)
+    pull(service, layout, "good")
+    digest, size = layout.add_blob(tar() + os.urandom(4 << 20))
+    layout.add_image("bad", [type(layer)(digest, size, layer.diff_id, layer.media_type)])
+    error = refused(service, layout, STREAM_ERRORS[lie])
+    assert digest in error.where
+    assert not service.layers.get(Digest.parse(layer.diff_id)).is_held_by(Digest.parse(digest))
 
 
 @pytest.fixture

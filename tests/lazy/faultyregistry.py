@@ -35,7 +35,9 @@ class Answer:
 Fault = Callable[[Answer], None]
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """One that threads serve, which nobody waits for."""
+
     daemon_threads = True
     request_queue_size = 128
 
@@ -75,7 +77,7 @@ class FaultyRegistry:
 
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), Handler)
 
     @property
     def address(self) -> str:

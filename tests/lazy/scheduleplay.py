@@ -41,7 +41,7 @@ class Play:
         if what == "demand":
             self.scheduler.want(KEY, [unit], Want.DEMAND, self.now)
             self.demanded |= {unit} - self.here
-        elif what in ("ahead", "prefetch"):
+        elif what in ("gate", "ahead", "prefetch"):
             self.scheduler.want(KEY, [unit], Want[what.upper()], self.now)
         elif what == "fill":
             self.scheduler.fill(KEY, on=which % 2 == 0)

@@ -98,7 +98,7 @@ class Site:
     def wait_idle(self, layer: LazyLayer) -> None:
         """Until nothing is in the air."""
         link = self.engine.link(layer.host)
-        self.wait(lambda: not link.demands and not link.others, "the end of all requests")
+        self.wait(lambda: not link.urgent and not link.others, "the end of all requests")
 
     def __enter__(self) -> Self:
         self.start()

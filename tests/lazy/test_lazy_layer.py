@@ -206,6 +206,29 @@ def test_prefetch_of_files_and_units(site: Site) -> None:
         assert layer.progress.files_here == 3
 
 
+def test_what_is_here_can_be_looked_at_and_reads_can_be_foreseen(site: Site) -> None:
+    data = noise(100_000, 1)
+    name = hashlib.sha256(data).digest()
+    sample = zstd_podman([file("d/f", data), file("other", noise(90_000, 2)), file("same", data)], 10_000)
+    with FaultyRegistry(blobs_of(sample)) as registry:
+        layer = site.layer(registry, sample)
+        assert layer.peek(name, 0, 10) is None
+        assert layer.absent_units(name, 0, 20_001) == layer.absent_units(name, 5_000, 20_000) == [0, 1, 2]
+        assert registry.log == []
+        assert layer.read(name, 25_000, 10, TIMEOUT, Want.GATE).result(TIMEOUT) == data[25_000:25_010]
+        assert layer.peek(name, 20_000, 10_000) == data[20_000:30_000]
+        assert 2 not in layer.absent_units(name, 0, 30_000)
+        assert read(layer, name) == data
+        assert layer.peek(name, 99_990, 1000) == data[99_990:]
+        assert layer.absent_units(name, 0, 1 << 30) == []
+        assert sorted(layer.paths(name)) == [b"d/f", b"same"]
+        assert (layer.peek(bytes(32), 0, 1), layer.absent_units(bytes(32), 0, 1), list(layer.paths(bytes(32)))) == (
+            None,
+            [],
+            [],
+        )
+
+
 def test_sequential_reading_asks_ahead(site: Site) -> None:
     data = noise(8_000_000, 1)
     sample = zstd_podman([file("f", data)], 100_000)

@@ -16,11 +16,11 @@ KIB, MIB = 1 << 10, 1 << 20
 
 # -- properties
 
+WANTED = ("demand", "gate", "ahead", "prefetch", "fill", "unwant")
+ACTIONS = (*WANTED, "next", "finish", "part", "fail", "fail host", "whole", "spoil")
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["demand", "ahead", "prefetch", "fill", "next", "finish", "part", "fail", "fail host", "whole", "unwant", "spoil"]
-        ),
+        st.sampled_from(ACTIONS),
         st.integers(0, 39),
     ),
     max_size=60,
@@ -39,7 +39,7 @@ def test_nothing_is_fetched_twice_and_everything_comes(lengths: list[int], gap: 
     play.drain()
     assert play.here == set(range(len(lengths)))
     assert play.scheduler.wake(play.now) is None
-    assert play.scheduler.link(HOST).demands == play.scheduler.link(HOST).others == 0
+    assert play.scheduler.link(HOST).urgent == play.scheduler.link(HOST).others == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -58,6 +58,39 @@ def test_demand_starts_at_once(busy: int, unit: int, paused: bool, limited: bool
     assert started
     assert started[0].want is Want.DEMAND
     assert started[0].units[0] == unit
+
+
+# -- gates
+
+
+def test_gates_wait_for_nothing_large_and_take_nothing_along() -> None:
+    tuning = Tuning(first_byte=0.02, rate=25e6)
+    scheduler = scheduler_of(Blob([40_000] * 400), tuning)
+    scheduler.want(KEY, range(160, 400), Want.PREFETCH, 0.0)
+    large = scheduler.next(0.0)
+    assert len(large) == tuning.depth_start
+    # Unit 12 is near enough to come with 10; from 14 to 20 it is farther than what is worth it.
+    scheduler.want(KEY, [10, 12, 20], Want.GATE, 0.0)
+    started = scheduler.next(0.0)
+    assert [(fetch.want, fetch.units) for fetch in started] == [(Want.GATE, (10, 11, 12)), (Want.GATE, (20,))]
+    scheduler.want(KEY, range(30, 150, 10), Want.GATE, 0.0)
+    assert len(scheduler.next(0.0)) == tuning.gate_max - 2, "there is a bound on their number"
+    scheduler.want(KEY, [155], Want.DEMAND, 0.0)
+    assert scheduler.next(0.0)[0].units[0] == 155, "which is not one on readers"
+
+
+def test_a_gate_at_the_far_end_of_a_request_gets_its_own() -> None:
+    tuning = Tuning(first_byte=0.02, rate=25e6)
+    scheduler = scheduler_of(Blob([100_000] * 40), tuning)
+    scheduler.want(KEY, range(40), Want.PREFETCH, 0.0)
+    (large,) = scheduler.next(0.0)
+    scheduler.want(KEY, [3], Want.GATE, 0.0)
+    assert scheduler.next(0.0) == [], "it comes soon"
+    scheduler.want(KEY, [30], Want.GATE, 0.0)
+    gate, rest = scheduler.next(0.0)
+    assert (gate.want, gate.units) == (Want.GATE, (30,))
+    assert (rest.want, rest.units[0], rest.units[-1]) == (Want.PREFETCH, 31, 39)
+    assert scheduler.coming(large.number) == tuple(range(30))
 
 
 # -- coalescing

@@ -69,7 +69,7 @@ class Client:
         """Pull, and compare what is there with what was pushed."""
         assert self.pull(reference).stdout.decode().split() == [image.digest]
         (listed,) = self.als.json("images")
-        assert (listed["digest"], listed["layers"], listed["state"]) == (image.digest, LAYERS, "complete")
+        assert (listed["digest"], listed["layers"], listed["state"]) == (image.digest, LAYERS, "sealed")
         published = json.loads((self.als.image_store / "overlay-layers/layers.json").read_bytes())
         assert [layer["diff-digest"] for layer in published] == [layer.diff_id for layer in image.layers]
 

@@ -104,7 +104,7 @@ def test_a_registry_that_dies_and_comes_back(
         assert done[0].stdout.decode().split() == [image.digest]
     ranges = [path for method, path, status in again.requests() if status == 206]
     assert 1 <= len(ranges) <= LAYERS
-    assert client.als.json("images")[0]["state"] == "complete"
+    assert client.als.json("images")[0]["state"] == "sealed"
 
 
 def test_a_busy_registry(client: Client, image: Image, plain: RegistryServer) -> None:

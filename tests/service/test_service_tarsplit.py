@@ -16,7 +16,7 @@ import pytest
 
 from als.config import Config
 from als.fetch.assembler import INLINE_FILE, SMALL_FILE
-from als.fetch.pull import Silent
+from als.fetch.progress import Silent
 from als.formats.tar import FORMAT
 from als.imagestore.diffn import FLATTEN
 from als.model.digest import Digest

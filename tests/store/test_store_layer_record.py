@@ -10,20 +10,28 @@ from als.errors import StoreDamaged
 from als.model.digest import Digest
 from als.store.layers import LayerRecord
 
-RECORD = LayerRecord(Digest.of(b"d"), 10_240, "tar", 2, 100, 1.5, (Digest.of(b"one"), Digest.of(b"two")))
+RECORD = LayerRecord(Digest.of(b"d"), 10_240, "tar", 2, 100, 1.5, (Digest.of(b"one"), Digest.of(b"two")), (Digest.of(b"gz"),))
 
 
 def test_a_record_is_read_back() -> None:
     assert LayerRecord.from_json(json.loads(json.dumps(RECORD.to_json())), "here") == RECORD
 
 
-def test_a_record_without_tables_of_contents_promises_none() -> None:
+def test_a_record_without_other_names_promises_none() -> None:
     value = RECORD.to_json()
-    del value["tocs"]
-    assert LayerRecord.from_json(value, "here").tocs == ()
+    del value["tocs"], value["blobs"]
+    record = LayerRecord.from_json(value, "here")
+    assert (record.tocs, record.blobs) == ((), ())
 
 
-@pytest.mark.parametrize("tocs", ["sha256:" + "0" * 64, [1], ["sha256:0"], None, {}])
-def test_a_record_that_is_damaged(tocs: object) -> None:
+def test_which_blobs_hold_a_layer() -> None:
+    assert RECORD.is_held_by(Digest.of(b"gz"))
+    assert RECORD.is_held_by(RECORD.diff_id), "an uncompressed blob is the stream"
+    assert not RECORD.is_held_by(Digest.of(b"one"))
+
+
+@pytest.mark.parametrize("field", ["tocs", "blobs"])
+@pytest.mark.parametrize("digests", ["sha256:" + "0" * 64, [1], ["sha256:0"], None, {}])
+def test_a_record_that_is_damaged(field: str, digests: object) -> None:
     with pytest.raises(StoreDamaged, match="incomplete layer record"):
-        LayerRecord.from_json({**RECORD.to_json(), "tocs": tocs}, "here")
+        LayerRecord.from_json({**RECORD.to_json(), field: digests}, "here")

@@ -1,0 +1,171 @@
+"""One image's layers on their way to being lazy.
+
+Tables of contents are asked for as soon as the manifest is known, while the image's configuration is still on its way: a
+round trip and a worker's start less before anything can be shown. Only with the configuration are the DiffIDs known, by which
+layers are told that the store has already; so what other images have of these blobs decides what is asked for beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from als.errors import Abandoned, AlsError, StoreFull
+from als.fetch.tocs import read_index
+from als.formats.discovery import find_indexed, indexed_format_of
+from als.formats.index import LayerIndex
+from als.lazy.layer import LazyLayer
+from als.lazy.link import Link
+from als.lazy.rule import Blob, Way, judge
+from als.lazy.store import LazyStore
+from als.model.digest import Digest
+from als.model.manifest import Descriptor, Manifest, toc_digest
+from als.model.reference import Reference, Transport
+from als.store.images import ImageRecord
+
+if TYPE_CHECKING:
+    from als.service.core import Service
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 16
+"""Tables of contents that are read at once for one image."""
+
+
+class Opening:
+    """A context manager; one for each pull.
+
+    :param has: by what a client asks for one of the image's layers. Who names it by its blob can use it only when all of it is
+        here.
+    :param link: what is known of the way to the registry.
+    :param find: the lazy layer that there is already for a blob and DiffID (None: whichever).
+    :param opened: told of the image and those of its layers that are about to be shown.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        store: LazyStore,
+        reference: Reference,
+        has: Digest | None,
+        link: Link,
+        find: Callable[[Descriptor, Digest | None], LazyLayer | None],
+        opened: Callable[[ImageRecord, Mapping[Digest, LazyLayer]], None],
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._reference = reference
+        self._has = has
+        self._link = link
+        self._find = find
+        self._opened = opened
+        self._possible = (
+            service.config.lazy != "never"
+            and reference.transport is Transport.DOCKER
+            and any(store.takes_lazy for store in service.publishing)
+        )
+        self._formats = find_indexed()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toc")
+        self._indexes: dict[Descriptor, Future[LayerIndex | None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._store.leave(str(self._reference))
+
+    def foresee(self, manifest: Manifest) -> None:
+        """Begin to read the tables of contents of an image whose configuration is not here yet."""
+        if not self._possible or self._has in [layer.digest for layer in manifest.layers]:
+            return
+        held = self._held()
+        missing = [layer for layer in manifest.layers if layer.digest not in held]
+        for layer in missing:
+            if self._find(layer, None) is None and self._pays(layer, len(missing)):
+                self._read(layer)
+
+    def finish(self, image: ImageRecord) -> dict[Digest, LazyLayer]:
+        """Those layers of the image, by DiffID, that can be shown now, before they are here; the others are to be fetched
+        whole. The caller holds the store's lock.
+
+        :raises StoreFull: the disk is.
+        :raises Abandoned: als is being stopped.
+        """
+        if not self._possible or self._has in [layer.digest for layer in image.manifest.layers]:
+            return {}
+        by_id = dict(zip(image.config.diff_ids, image.manifest.layers, strict=True))
+        missing = {diff_id: layer for diff_id, layer in by_id.items() if not self._service.layers.has(diff_id)}
+        found: dict[Digest, LazyLayer] = {}
+        wanted: dict[Digest, Descriptor] = {}
+        for diff_id, layer in missing.items():
+            known = self._find(layer, diff_id)
+            if known is not None:
+                found |= {diff_id: known} if known.refused is None else {}
+            elif self._pays(layer, len(missing)):
+                wanted[diff_id] = layer
+                self._read(layer)
+        made = {diff_id: self._pool.submit(self._made, layer, diff_id) for diff_id, layer in wanted.items()}
+        for diff_id, future in made.items():
+            opened = future.result()
+            if opened is not None:
+                found[diff_id] = opened
+        self._opened(image, found)
+        return found
+
+    def _held(self) -> set[Digest]:
+        """Blobs of which some image in the store has the layer."""
+        held: set[Digest] = set()
+        for image in self._service.images.all():
+            for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=True):
+                if self._service.layers.has(diff_id):
+                    held.add(layer.digest)
+        return held
+
+    def _pays(self, layer: Descriptor, count: int) -> bool:
+        """Whether a layer has a table of contents, and to show it lazily is quicker than to fetch it."""
+        if toc_digest(layer) is None:
+            return False
+        verdict = judge(Blob(layer.size), Way.of(self._link), count)
+        if not verdict.pays:
+            log.info("%s %s: %s", self._reference, layer.digest, verdict)
+        return verdict.pays or self._service.config.lazy == "always"
+
+    def _read(self, layer: Descriptor) -> None:
+        if layer not in self._indexes:
+            self._indexes[layer] = self._pool.submit(self._index, layer)
+
+    def _index(self, layer: Descriptor) -> LayerIndex | None:
+        service, reference = self._service, self._reference
+        try:
+            return read_index(
+                self._store.origin(str(reference), reference.domain).source(),
+                layer,
+                service.workers,
+                tag=reference.tag or "",
+                stall=service.config.lookup_deadline,
+                limits=service.limits,
+            )
+        except AlsError as error:
+            self._whole(error)
+            return None
+
+    def _made(self, layer: Descriptor, diff_id: Digest) -> LazyLayer | None:
+        index = self._indexes[layer].result()
+        wanted = indexed_format_of(self._formats, layer.media_type, layer.annotations)
+        if index is None or wanted is None:
+            return None
+        reference, limits = self._reference, self._service.limits
+        try:
+            return self._store.create(str(reference), reference.domain, layer, diff_id, index, wanted.name, limits)
+        except (StoreFull, Abandoned):
+            raise
+        except AlsError as error:
+            self._whole(error)
+            return None
+
+    def _whole(self, error: AlsError) -> None:
+        log.warning("%s: a layer is fetched whole: %s", self._reference, error)
