@@ -4,7 +4,8 @@ Nothing that a worker says is believed. The bytes lie in buffers of our own when
 computed from these very bytes, and names, sizes and positions are checked by those who use them.
 
 The thread that takes the runs hashes small files and writes large ones. Meanwhile a thread beside it hashes the stream of the
-run before and writes the small files of that, both without the GIL.
+runs before and writes the small files of those, both without the GIL. It may be a run behind, for in one run the hashing takes
+longer, in another the writing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from als.model.limits import Limits
 from als.model.paths import show
 from als.model.tree import Content, Tree
 from als.store.beside import Beside
-from als.store.layers import Staging
-from als.store.objects import ObjectWriter
+from als.store.objects import Forest, ObjectWriter
 from als.store.recipe import ObjectPart, RecipeWriter
 from als.store.tarsplit import checksum
 from als.worker.frames import END, RUN
@@ -31,18 +31,22 @@ from als.worker.runs import unpack_run
 INLINE_FILE = 64
 """Files of up to so many bytes live in the metadata image, as mkcomposefs has them."""
 SMALL_FILE = 1 << 20
+KEPT = 3
+"""So many frames' bodies have to be valid at once: of the one being taken, the one being hashed, and the one before it."""
 
 
 class Assembler:
     """Turns the worker's frames into objects, a recipe, tar-split files and a tree.
 
-    A frame's body may be overwritten once `take` has returned for the frame after it.
+    A frame's body may be overwritten once `take` has returned for the second frame after it.
     """
 
-    def __init__(self, staging: Staging, recipe: RecipeWriter, splits: Splits, limits: Limits, where: str) -> None:
-        self._forest = staging.forest
-        self._beside = Beside("objects")
-        self._writeback = Writeback(staging.path)
+    def __init__(
+        self, forest: Forest, recipe: RecipeWriter, splits: Splits, writeback: Writeback, limits: Limits, where: str
+    ) -> None:
+        self._forest = forest
+        self._beside = Beside("objects", ahead=1)
+        self._writeback = writeback
         self._recipe = recipe
         self._splits = splits
         self._limits = limits
@@ -83,7 +87,6 @@ class Assembler:
     def finish(self) -> Tree:
         """The stream has ended well."""
         self._beside.wait()
-        self._writeback.settle()
         self._recipe.close()
         return self._builder.finish()
 
@@ -92,7 +95,6 @@ class Assembler:
         if isinstance(self._file, _LargeFile):
             self._file.abandon()
         self._beside.close()
-        self._writeback.close()
 
     def _segment(self, data: bytearray | memoryview) -> None:
         """Bytes of the stream that no object holds."""
