@@ -79,8 +79,7 @@ class Assembler:
             if self._file is not None or not at <= position <= len(data):
                 raise WorkerError("a worker broke off a file", where=self._where)
             self._segment(data[at:position])
-            self._begin(entry)
-            at = self._fill(data, position)
+            at = self._begin(entry, data, position)
         self._segment(data[at:])
         self._hand_over(data)
 
@@ -131,68 +130,70 @@ class Assembler:
             self._end_file(file)
         return end
 
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: Entry, data: memoryview, at: int) -> int:
+        """The next entry, whose own bytes begin at `at`; where what follows those of them that are here begins."""
         if entry.type is not EntryType.FILE or entry.size == 0:
             self._builder.add(entry)
             if entry.stored:
                 raise BadImage("content of something that has none", where=f"{self._where} {show(entry.path)}")
-            return
+            return at
         self._logical += entry.size
         if entry.size > self._limits.file_bytes or self._logical > self._limits.layer_bytes:
             raise LimitExceeded("its files are larger than allowed", where=f"{self._where} {show(entry.path)}")
-        if entry.extents is None and entry.size <= SMALL_FILE:
-            self._file = _SmallFile(entry)
-        else:
+        if entry.extents is not None or entry.size > SMALL_FILE:
             self._file = _LargeFile(entry, self._forest.writer())
+            return self._fill(data, at)
+        if entry.stored != entry.size:
+            raise WorkerError("a worker declared a file of two sizes", where=self._where)
+        end = at + entry.size
+        if end > len(data):
+            self._file = _SmallFile(entry)
+            return self._fill(data, at)
+        # As nearly every file: all of it is here, and stays here until it is written.
+        self._add_small(entry, data[at:end])
+        return end
 
     def _end_file(self, file: _File) -> None:
         self._file = None
         entry = file.entry
         if isinstance(file, _SmallFile):
-            data = file.data
-            if len(data) <= INLINE_FILE:
-                self._segment(data)
-                self._builder.add(entry, data=bytes(data))
-                return
-            sha256 = hashlib.sha256(data).digest()
-            self._small[sha256] = data
-            self._recipe.object(ObjectPart(sha256, 0, entry.size))
-            self._splits.file(entry.path, sha256, entry.size, checksum(data), data)
-        else:
-            if entry.size <= SMALL_FILE:
-                # A sparse file: the same content may just be on its way as a small one.
-                self._hand_over(memoryview(b""))
-                self._beside.wait()
-            sha256 = file.finish()
-            for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
-                self._recipe.object(ObjectPart(sha256, offset, length))
-            if entry.extents is None:
-                self._splits.file(entry.path, sha256, entry.size, file.crc, None)
+            self._add_small(entry, file.data)
+            return
+        if entry.size <= SMALL_FILE:
+            # A sparse file: the same content may just be on its way as a small one.
+            self._hand_over(memoryview(b""))
+            self._beside.wait()
+        sha256 = file.finish()
+        for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
+            self._recipe.object(ObjectPart(sha256, offset, length))
+        if entry.extents is None:
+            self._splits.file(entry.path, sha256, entry.size, file.crc, None)
+        self._builder.add(entry, content=Content.of_sha256(sha256))
+
+    def _add_small(self, entry: Entry, data: bytearray | memoryview) -> None:
+        """A file that is small, and here."""
+        if len(data) <= INLINE_FILE:
+            self._segment(data)
+            self._builder.add(entry, data=bytes(data))
+            return
+        sha256 = hashlib.sha256(data).digest()
+        self._small[sha256] = data
+        self._recipe.object(ObjectPart(sha256, 0, entry.size))
+        self._splits.file(entry.path, sha256, entry.size, checksum(data), data)
         self._builder.add(entry, content=Content.of_sha256(sha256))
 
 
 class _SmallFile:
-    """A file whose bytes are held in memory: where they are if all came at once, else copied together."""
+    """A file whose bytes come in several runs, and are held in memory."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.left = entry.size
-        self._kept = bytearray()
-        self._whole: memoryview | None = None
-        if entry.stored != entry.size:
-            raise WorkerError("a worker declared a file of two sizes")
-
-    @property
-    def data(self) -> bytearray | memoryview:
-        """All that was written."""
-        return self._kept if self._whole is None else self._whole
+        self.data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """At most `left` bytes; they may be overwritten afterwards unless they are the whole file."""
-        if len(data) == self.entry.size:
-            self._whole = data
-        else:
-            self._kept += data
+        """At most `left` bytes; they may be overwritten afterwards."""
+        self.data += data
         self.left -= len(data)
 
 
