@@ -3,6 +3,9 @@
 ``als pull`` as users have it, with the daemon running, which does the work; and by itself (``--local``), where Python and all
 modules are loaded first.
 
+als is set up for the client that it is measured against, as ``als setup`` does it: storage.conf names the layer store and the
+image store of that client's layout, and ``layouts`` is left at "auto", so that images are published in that layout alone.
+
 Every pull goes into a new, empty store. The stores are removed at the end only: a file system that has just removed thousands
 of files may take several times as long to make new ones (ext4 without a journal does).
 """
@@ -17,7 +20,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -78,27 +81,35 @@ class Pulls:
         self._reference = reference
         self._stack = stack
         self._numbers: Iterator[int] = count()
-        self._environment = Podman(folder / "configuration", self._storage).environment
         self.disk: dict[str, int] = {}
         """Bytes on disk after the last pull of each way."""
 
-    def by_daemon(self) -> float:
+    def by_daemon(self, client: Binaries) -> Measure:
         """Seconds that ``als pull`` takes beside a daemon that is up, and idle."""
-        als = self._store()
-        als.start()
-        wait_until(lambda: idle(als.pid), "a daemon that waits")
-        try:
-            return self._pull(als)
-        finally:
-            als.stop()
 
-    def local(self) -> float:
+        def measure() -> float:
+            als = self._store(client)
+            als.start()
+            wait_until(lambda: idle(als.pid), "a daemon that waits")
+            try:
+                return self._pull(als)
+            finally:
+                als.stop()
+
+        return measure
+
+    def local(self, client: Binaries) -> Measure:
         """Seconds that it takes alone."""
-        return self._pull(self._store(), "--local")
+        return lambda: self._pull(self._store(client), "--local")
 
-    def _store(self) -> AlsDaemon:
-        als = AlsDaemon(self._folder / f"a{next(self._numbers)}", self._environment)
+    def _store(self, client: Binaries) -> AlsDaemon:
+        """A new store, named in the configuration of its client."""
+        base = self._folder / f"a{next(self._numbers)}"
+        als = AlsDaemon(base)
         self._stack.callback(als.close)
+        image_store = als.image_store if client.version < (5,) else als.composefs_store
+        storage = replace(self._storage, layer_stores=(als.layer_store,), image_stores=(image_store,))
+        als.environment.update(Podman(base / "client", storage, client).environment)
         return als
 
     def _pull(self, als: AlsDaemon, *options: str) -> float:
@@ -167,7 +178,8 @@ def main() -> int:
         for binaries in (Binaries(), *map(unpacked, options.podman)):
             version = ".".join(map(str, Podman(folder / "version", binaries=binaries).version))
             for name, ours in (("daemon", pulls.by_daemon), ("alone", pulls.local)):
-                comparisons.append(compare(f"pull, {name}, podman {version}", ours, pulls.theirs(binaries), options.rounds))
+                what = f"pull, {name}, podman {version}"
+                comparisons.append(compare(what, ours(binaries), pulls.theirs(binaries), options.rounds))
         environment = machine(folder)
         disk = pulls.disk
     print(table(comparisons))

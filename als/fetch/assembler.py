@@ -4,7 +4,8 @@ Nothing that a worker says is believed. The bytes lie in buffers of our own when
 computed from these very bytes, and names, sizes and positions are checked by those who use them.
 
 The thread that takes the runs hashes small files and writes large ones. Meanwhile a thread beside it hashes the stream of the
-run before and writes the small files of that, both without the GIL.
+runs before and writes the small files of those, both without the GIL. It may be a run behind, for in one run the hashing takes
+longer, in another the writing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from als.model.limits import Limits
 from als.model.paths import show
 from als.model.tree import Content, Tree
 from als.store.beside import Beside
-from als.store.layers import Staging
-from als.store.objects import ObjectWriter
+from als.store.objects import Forest, ObjectWriter
 from als.store.recipe import ObjectPart, RecipeWriter
 from als.store.tarsplit import checksum
 from als.worker.frames import END, RUN
@@ -31,18 +31,22 @@ from als.worker.runs import unpack_run
 INLINE_FILE = 64
 """Files of up to so many bytes live in the metadata image, as mkcomposefs has them."""
 SMALL_FILE = 1 << 20
+KEPT = 3
+"""So many frames' bodies have to be valid at once: of the one being taken, the one being hashed, and the one before it."""
 
 
 class Assembler:
     """Turns the worker's frames into objects, a recipe, tar-split files and a tree.
 
-    A frame's body may be overwritten once `take` has returned for the frame after it.
+    A frame's body may be overwritten once `take` has returned for the second frame after it.
     """
 
-    def __init__(self, staging: Staging, recipe: RecipeWriter, splits: Splits, limits: Limits, where: str) -> None:
-        self._forest = staging.forest
-        self._beside = Beside("objects")
-        self._writeback = Writeback(staging.path)
+    def __init__(
+        self, forest: Forest, recipe: RecipeWriter, splits: Splits, writeback: Writeback, limits: Limits, where: str
+    ) -> None:
+        self._forest = forest
+        self._beside = Beside("objects", ahead=1)
+        self._writeback = writeback
         self._recipe = recipe
         self._splits = splits
         self._limits = limits
@@ -75,15 +79,13 @@ class Assembler:
             if self._file is not None or not at <= position <= len(data):
                 raise WorkerError("a worker broke off a file", where=self._where)
             self._segment(data[at:position])
-            self._begin(entry)
-            at = self._fill(data, position)
+            at = self._begin(entry, data, position)
         self._segment(data[at:])
         self._hand_over(data)
 
     def finish(self) -> Tree:
         """The stream has ended well."""
         self._beside.wait()
-        self._writeback.settle()
         self._recipe.close()
         return self._builder.finish()
 
@@ -92,7 +94,6 @@ class Assembler:
         if isinstance(self._file, _LargeFile):
             self._file.abandon()
         self._beside.close()
-        self._writeback.close()
 
     def _segment(self, data: bytearray | memoryview) -> None:
         """Bytes of the stream that no object holds."""
@@ -129,68 +130,70 @@ class Assembler:
             self._end_file(file)
         return end
 
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: Entry, data: memoryview, at: int) -> int:
+        """The next entry, whose own bytes begin at `at`; where what follows those of them that are here begins."""
         if entry.type is not EntryType.FILE or entry.size == 0:
             self._builder.add(entry)
             if entry.stored:
                 raise BadImage("content of something that has none", where=f"{self._where} {show(entry.path)}")
-            return
+            return at
         self._logical += entry.size
         if entry.size > self._limits.file_bytes or self._logical > self._limits.layer_bytes:
             raise LimitExceeded("its files are larger than allowed", where=f"{self._where} {show(entry.path)}")
-        if entry.extents is None and entry.size <= SMALL_FILE:
-            self._file = _SmallFile(entry)
-        else:
+        if entry.extents is not None or entry.size > SMALL_FILE:
             self._file = _LargeFile(entry, self._forest.writer())
+            return self._fill(data, at)
+        if entry.stored != entry.size:
+            raise WorkerError("a worker declared a file of two sizes", where=self._where)
+        end = at + entry.size
+        if end > len(data):
+            self._file = _SmallFile(entry)
+            return self._fill(data, at)
+        # As nearly every file: all of it is here, and stays here until it is written.
+        self._add_small(entry, data[at:end])
+        return end
 
     def _end_file(self, file: _File) -> None:
         self._file = None
         entry = file.entry
         if isinstance(file, _SmallFile):
-            data = file.data
-            if len(data) <= INLINE_FILE:
-                self._segment(data)
-                self._builder.add(entry, data=bytes(data))
-                return
-            sha256 = hashlib.sha256(data).digest()
-            self._small[sha256] = data
-            self._recipe.object(ObjectPart(sha256, 0, entry.size))
-            self._splits.file(entry.path, sha256, entry.size, checksum(data), data)
-        else:
-            if entry.size <= SMALL_FILE:
-                # A sparse file: the same content may just be on its way as a small one.
-                self._hand_over(memoryview(b""))
-                self._beside.wait()
-            sha256 = file.finish()
-            for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
-                self._recipe.object(ObjectPart(sha256, offset, length))
-            if entry.extents is None:
-                self._splits.file(entry.path, sha256, entry.size, file.crc, None)
+            self._add_small(entry, file.data)
+            return
+        if entry.size <= SMALL_FILE:
+            # A sparse file: the same content may just be on its way as a small one.
+            self._hand_over(memoryview(b""))
+            self._beside.wait()
+        sha256 = file.finish()
+        for offset, length in entry.extents if entry.extents is not None else ((0, entry.size),):
+            self._recipe.object(ObjectPart(sha256, offset, length))
+        if entry.extents is None:
+            self._splits.file(entry.path, sha256, entry.size, file.crc, None)
+        self._builder.add(entry, content=Content.of_sha256(sha256))
+
+    def _add_small(self, entry: Entry, data: bytearray | memoryview) -> None:
+        """A file that is small, and here."""
+        if len(data) <= INLINE_FILE:
+            self._segment(data)
+            self._builder.add(entry, data=bytes(data))
+            return
+        sha256 = hashlib.sha256(data).digest()
+        self._small[sha256] = data
+        self._recipe.object(ObjectPart(sha256, 0, entry.size))
+        self._splits.file(entry.path, sha256, entry.size, checksum(data), data)
         self._builder.add(entry, content=Content.of_sha256(sha256))
 
 
 class _SmallFile:
-    """A file whose bytes are held in memory: where they are if all came at once, else copied together."""
+    """A file whose bytes come in several runs, and are held in memory."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.left = entry.size
-        self._kept = bytearray()
-        self._whole: memoryview | None = None
-        if entry.stored != entry.size:
-            raise WorkerError("a worker declared a file of two sizes")
-
-    @property
-    def data(self) -> bytearray | memoryview:
-        """All that was written."""
-        return self._kept if self._whole is None else self._whole
+        self.data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """At most `left` bytes; they may be overwritten afterwards unless they are the whole file."""
-        if len(data) == self.entry.size:
-            self._whole = data
-        else:
-            self._kept += data
+        """At most `left` bytes; they may be overwritten afterwards."""
+        self.data += data
         self.left -= len(data)
 
 

@@ -7,7 +7,7 @@
 
 Every digest is computed here, on the privileged side: the blob's by the pump, the stream's (DiffID) and each file's by the
 assembler. Small files are hashed before they are written, so that one the store has already is never written at all. Memory
-is bounded whatever the layer: one small file, and the buffers of two runs, of which one is read while the other is being
+is bounded whatever the layer: one small file, and the buffers of three runs, of which one is read while the others are being
 hashed and written.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, DeadlineExceeded, DigestMismatch, WorkerError
-from als.fetch.assembler import Assembler
+from als.fetch.assembler import KEPT, Assembler
 from als.fetch.source import ImageSource
 from als.fetch.splits import Splits
 from als.fetch.writeback import Writeback
@@ -85,12 +85,12 @@ def ingest(
         store_errors(staging.path),
         staging.recipe.open("xb") as recipe_file,
         Splits(staging, tar_splits) as splits,
+        contextlib.closing(Writeback(staging.path)) as writeback,
     ):
         pump.start()
-        assembler = Assembler(staging, RecipeWriter(recipe_file), splits, limits, where)
+        assembler = Assembler(staging.forest, RecipeWriter(recipe_file), splits, writeback, limits, where)
         try:
-            reader = FrameReader(frames_end, pump.idle(stall, where), kept=2)
-            for kind, body in reader.frames():
+            for kind, body in FrameReader(frames_end, pump.idle(stall, where), kept=KEPT).frames():
                 assembler.take(kind, body)
             tree = assembler.finish()
         except AlsError as error:
@@ -104,16 +104,16 @@ def ingest(
         pump.check()
         if assembler.diff_id != diff_id:
             raise DigestMismatch(f"its content is {assembler.diff_id}, the image's config promises {diff_id}", where=where)
-        names = _describe(staging, tree, splits, tar_splits)
+        names = _describe(staging, tree, splits, tar_splits, writeback)
         size = sum(staging.forest.sizes.values())
         return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time(), blobs=(descriptor.digest,))
 
 
-def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collection[TarSplitForm]) -> int:
-    """Write what follows from the tree; how many names it has."""
-    with contextlib.closing(Writeback(staging.path)) as writeback:
-        # The objects go to the disk while the image is being made, which keeps one processor busy and no disk.
-        writeback.begin()
+def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collection[TarSplitForm], writeback: Writeback) -> int:
+    """Give the objects their names in the store, and write what follows from the tree; how many names it has."""
+    try:
+        # Both at once: the objects keep the disk and one processor busy, the image another one.
+        writeback.begin(staging.forest.commit)
         with staging.image.open("xb") as image:
             write_image(tree, image, LAYER)
         names = dict(tree.walk())
@@ -121,6 +121,10 @@ def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collecti
         if TarSplitForm.IMAGE in tar_splits:
             staging.owners.write_text(json.dumps(owners_of(names.values())))
         writeback.settle()
+    except BaseException:
+        writeback.close()
+        staging.forest.withdraw()
+        raise
     return len(names)
 
 

@@ -7,6 +7,7 @@ left to do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from als.store.atomic import sync_file_system
@@ -20,7 +21,7 @@ class Writeback:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._beside = Beside("writeback")
+        self._beside = Beside("writeback", ahead=1)
         self._next = _STEP
 
     def reached(self, size: int) -> None:
@@ -32,12 +33,19 @@ class Writeback:
             self._next = size + _STEP
             self.begin()
 
-    def begin(self) -> None:
+    def begin(self, then: Callable[[], None] | None = None) -> None:
         """Have all that was written so far on its way to the disk.
 
+        :param then: what to do once it is there.
         :raises OSError: what was written before did not reach the disk.
         """
-        self._beside.run(lambda: sync_file_system(self._folder))
+
+        def work() -> None:
+            sync_file_system(self._folder)
+            if then is not None:
+                then()
+
+        self._beside.run(work)
 
     def settle(self) -> None:
         """Wait for what is under way. Not to be left out: the kernel tells of each error once, and the sync before publication

@@ -167,10 +167,12 @@ def make_context(trust: Trust) -> ssl.SSLContext:
     # urllib3's own function, as its versions differ in whether they or OpenSSL compare the host's name.
     context = create_urllib3_context(cert_reqs=ssl.CERT_NONE if trust.insecure else ssl.CERT_REQUIRED)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_default_certs()
     if trust.insecure:
         # "insecure = true" in registries.conf is the administrator's answer to this warning.
         warnings.filterwarnings("ignore", category=urllib3.exceptions.InsecureRequestWarning)
+    else:
+        # Takes longer than a request to a near registry: not to be done for nothing.
+        context.load_default_certs()
     try:
         for authority in trust.tls.authorities:
             context.load_verify_locations(cadata=authority)

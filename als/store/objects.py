@@ -33,6 +33,9 @@ class Forest:
         self._prefix = f"{path}/{FOREST}/"
         self._held: dict[bytes, int] = {}
         self._staged: set[bytes] = set()
+        """What the store did not have before."""
+        self._named: set[bytes] = set()
+        """What of it has its name there by now."""
         (path / FOREST).mkdir(mode=0o755, parents=True)
 
     @property
@@ -94,7 +97,9 @@ class Forest:
 
     def commit(self) -> None:
         """Give what is staged its names in the store: all, or none where that fails. The caller has synced before."""
-        links = [(self._name(sha256), self._layout.object_name(sha256)) for sha256 in self._staged]
+        new = self._staged - self._named
+        links = [(self._name(sha256), self._layout.object_name(sha256)) for sha256 in new]
+        self._named |= new
         try:
             for (here, there), found in zip(links, link_files(links), strict=True):
                 if found:
@@ -102,9 +107,14 @@ class Forest:
                     os.unlink(here)  # noqa: PTH108  (see `_prefix`)
                     link_or_copy(there, here)
         except OSError:
-            for here, there in links:
-                _unname(Path(here), Path(there))
+            self.withdraw()
             raise
+
+    def withdraw(self) -> None:
+        """The layer comes to nothing: what nobody else holds loses its name in the store again."""
+        for sha256 in self._named:
+            _unname(Path(self._name(sha256)), self._layout.object(sha256))
+        self._named.clear()
 
     def _name(self, sha256: bytes) -> str:
         return self._prefix + sha256.hex()

@@ -16,9 +16,8 @@ import io
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import zstandard
 
@@ -33,8 +32,7 @@ OpenObject = Callable[[bytes], int]
 """Gives a descriptor of an object's content, open for reading; who asked closes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectPart:
+class ObjectPart(NamedTuple):
     """`length` bytes of an object, from `offset` on."""
 
     sha256: bytes
@@ -62,13 +60,17 @@ class RecipeWriter:
         """Bytes of the stream that an object holds."""
         if part.length:
             self._flush()
-            self._write(b"O" + _OBJECT.pack(part.sha256, part.offset, part.length))
+            self._write(b"O" + _OBJECT.pack(*part))
 
     def _flush(self) -> None:
-        for start in range(0, len(self._pending), _MAX_SEGMENT):
-            piece = self._pending[start : start + _MAX_SEGMENT]
-            self._write(_SEGMENT.pack(b"S", len(piece)) + piece)
-        self._pending.clear()
+        pending = self._pending
+        if 0 < len(pending) <= _MAX_SEGMENT:
+            self._write(_SEGMENT.pack(b"S", len(pending)) + pending)
+        else:
+            for start in range(0, len(pending), _MAX_SEGMENT):
+                piece = pending[start : start + _MAX_SEGMENT]
+                self._write(_SEGMENT.pack(b"S", len(piece)) + piece)
+        pending.clear()
 
     def close(self) -> None:
         self._flush()

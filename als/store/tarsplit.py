@@ -29,9 +29,9 @@ the layer for one without tar-split, and where it copied it, wrote down a DiffID
 from __future__ import annotations
 
 import binascii
-import json
 import os
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import BinaryIO
 
@@ -194,7 +194,7 @@ class TarSplitWriter:
 def _name_field(name: bytes) -> bytes:
     """A name that is UTF-8 is text, any other is base64: what is not UTF-8 in text would come back as something else."""
     try:
-        return b'"name":' + json.dumps(name.decode()).encode()
+        return b'"name":' + encode_basestring_ascii(name.decode()).encode()
     except UnicodeDecodeError:
         return b'"name_raw":"%s"' % _base64(name)
 

@@ -85,19 +85,20 @@ def unpack_run(body: memoryview) -> tuple[list[tuple[int, Entry]], memoryview]:
 
 def pack_entry(position: int, entry: Entry) -> bytes:
     """A record of the index: fixed fields, then path, linkname, xattrs and extents."""
-    path, linkname, xattrs, extents = entry.path, entry.linkname, entry.xattrs, entry.extents
+    path, kind, mode, uid, gid, mtime, mtime_ns, size, stored, linkname, (major, minor), xattrs, extents = entry
     record = (
         _ENTRY.pack(
             position,
-            _INDEX[entry.type],
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.mtime,
-            entry.mtime_ns,
-            entry.size,
-            entry.stored,
-            *entry.rdev,
+            _INDEX[kind],
+            mode,
+            uid,
+            gid,
+            mtime,
+            mtime_ns,
+            size,
+            stored,
+            major,
+            minor,
             len(path),
             len(linkname),
             len(xattrs),

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from als.errors import AlsError, BadImage, LimitExceeded, WorkerError
-from als.fetch.assembler import INLINE_FILE, SMALL_FILE, Assembler
+from als.fetch.assembler import INLINE_FILE, KEPT, SMALL_FILE, Assembler
 from als.fetch.splits import Splits
+from als.fetch.writeback import Writeback
 from als.model.entry import Entry, EntryType
 from als.model.forest import forest_path
 from als.model.limits import Limits
@@ -36,7 +37,8 @@ def staging(tmp_path: Path) -> Iterator[Staging]:
 
 
 def assembler(staging: Staging, limits: Limits | None = None) -> Assembler:
-    return Assembler(staging, RecipeWriter(io.BytesIO()), Splits(staging, ()), limits or Limits(), "layer")
+    writeback = Writeback(staging.path)
+    return Assembler(staging.forest, RecipeWriter(io.BytesIO()), Splits(staging, ()), writeback, limits or Limits(), "layer")
 
 
 def take(target: Assembler, *frames: tuple[int, bytes]) -> None:
@@ -147,7 +149,7 @@ def test_names_are_checked_here(staging: Staging, path: bytes) -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 100, 4096, 1 << 20, 3 << 20])
 def test_a_stream_in_runs_of_any_size_is_one_layer(staging: Staging, step: int) -> None:
-    """With two buffers that are overwritten in turn, as the reader of frames does it."""
+    """With as many buffers as may be, that are overwritten in turn, as the reader of frames does it."""
     numbers = random.Random(step)
     sizes = [0, 1, 64, 65, 2000] * 3 + ([SMALL_FILE, SMALL_FILE + 1, 700_000] if step >= 4096 else [])
     stream = bytearray()
@@ -157,12 +159,12 @@ def test_a_stream_in_runs_of_any_size_is_one_layer(staging: Staging, step: int) 
         begins.setdefault(len(stream), []).append(file(size, name=b"f%d" % number))
         stream += numbers.randbytes(size)
     stream += b"end"
-    target, buffers = assembler(staging), (bytearray(4 << 20), bytearray(4 << 20))
+    target, buffers = assembler(staging), [bytearray(4 << 20) for _ in range(KEPT)]
     for count, start in enumerate(range(0, len(stream), step)):
         here = {at - start: found for at, found in begins.items() if start <= at < start + step}
         entries = [(at, entry) for at, found in here.items() for entry in found]
         kind, body = run(bytes(stream[start : start + step]), *entries)
-        buffer = buffers[count % 2]
+        buffer = buffers[count % KEPT]
         buffer[:] = bytes(len(buffer))
         buffer[: len(body)] = body
         target.take(kind, memoryview(buffer)[: len(body)])

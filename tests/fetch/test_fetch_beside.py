@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -32,3 +33,39 @@ def test_an_error_of_writing_back_is_not_lost(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         writeback.settle()
     writeback.close()
+
+
+def test_what_comes_after_a_sync_is_done_before_it_is_settled(tmp_path: Path) -> None:
+    writeback = Writeback(tmp_path)
+    done: list[str] = []
+    writeback.begin(lambda: done.append("named"))
+    writeback.settle()
+    writeback.close()
+    assert done == ["named"]
+
+
+def test_one_work_may_wait_for_its_turn_and_no_more() -> None:
+    beside = Beside("test", ahead=1)
+    gate = Event()
+    done: list[bool] = []
+    beside.run(lambda: done.append(gate.wait(60)))
+    beside.run(lambda: done.append(False))
+    assert done == []
+    gate.set()
+    beside.run(lambda: None)
+    assert done[0] is True
+    beside.wait()
+    beside.close()
+    assert done == [True, False]
+
+
+def test_a_failure_is_found_whatever_came_after_it() -> None:
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    beside = Beside("test", ahead=1)
+    beside.run(fail)
+    beside.run(lambda: None)
+    with pytest.raises(OSError, match="Input/output"):
+        beside.wait()
+    beside.close()

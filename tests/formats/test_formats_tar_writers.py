@@ -100,9 +100,9 @@ def test_archives_of_tarfile(written: tuple[bytes, list[tuple[tarfile.TarInfo, b
     assert layer.stream == raw
     assert [content for _, content in layer.entries] == [content for _, content in chosen]
     for (entry, _), (member, content) in zip(layer.entries, chosen, strict=True):
-        found = {field: getattr(entry, field) for field in Entry.__slots__}
+        found = {field: getattr(entry, field) for field in Entry._fields}
         found["xattrs"] = tuple(sorted(entry.xattrs))
-        assert found == {field: getattr(expected(member, content), field) for field in Entry.__slots__}
+        assert found == {field: getattr(expected(member, content), field) for field in Entry._fields}
 
 
 # -- what GNU tar writes

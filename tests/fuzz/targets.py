@@ -20,8 +20,9 @@ from als.erofs.profile import LAYER
 from als.erofs.reader import read_image
 from als.erofs.writer import write_image
 from als.errors import AlsError, BadImage, BadReference, ConfigError, RegistryDenied, RegistryError, StoreDamaged, WorkerError
-from als.fetch.assembler import Assembler
+from als.fetch.assembler import KEPT, Assembler
 from als.fetch.splits import Splits
+from als.fetch.writeback import Writeback
 from als.formats.base import Begin, Payload
 from als.formats.codecs import Compression, decompressor, identify
 from als.formats.tar.parser import TarParser
@@ -152,7 +153,7 @@ def frames_of(data: bytes) -> Iterator[tuple[int, memoryview]]:
     try:
         with os.fdopen(write_end, "wb") as out:
             out.write(data[: 1 << 15])
-        yield from FrameReader(read_end, lambda: None, kept=2).frames()
+        yield from FrameReader(read_end, lambda: None, kept=KEPT).frames()
     finally:
         os.close(read_end)
 
@@ -165,13 +166,15 @@ def layer(data: bytes) -> None:
     with TemporaryDirectory() as folder:
         staging = Staging(Layout(Path(folder)), Path(folder, "staging"))
         with Splits(staging, tuple(TarSplitForm)) as splits:
-            assembler = Assembler(staging, RecipeWriter(BytesIO()), splits, LIMITS, "layer")
+            writeback = Writeback(staging.path)
+            assembler = Assembler(staging.forest, RecipeWriter(BytesIO()), splits, writeback, LIMITS, "layer")
             try:
                 for kind, body in frames_of(data):
                     assembler.take(kind, body)
                 tree = assembler.finish()
             finally:
                 assembler.abandon()
+                writeback.close()
             assert assembler.stream_size <= LIMITS.layer_bytes
             splits.finish(dict(tree.walk()))
 

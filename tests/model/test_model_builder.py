@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
@@ -181,8 +180,8 @@ class TestHardlinks:
     def test_share_the_inode_with_the_last_header_s_attributes(self) -> None:
         entry, content = file(b"a", mode=0o600)
         links = [
-            replace(hardlink(b"d/b", b"./a", 0o644), mtime=9, mtime_ns=1, uid=1),
-            replace(hardlink(b"c", b"/d/../d/b", 0o4755), mtime=10, gid=2, xattrs=((b"user.x", b"1"),)),
+            hardlink(b"d/b", b"./a", 0o644)._replace(mtime=9, mtime_ns=1, uid=1),
+            hardlink(b"c", b"/d/../d/b", 0o4755)._replace(mtime=10, gid=2, xattrs=((b"user.x", b"1"),)),
         ]
         tree = build((entry, content), *links)
         inode = inode_at(tree, b"a")
@@ -206,7 +205,7 @@ class TestHardlinks:
         assert inode_at(kept, b"a").xattrs == (CAPABILITY, (b"user.k", b"v"))
 
     def test_of_a_symlink_the_symlink_itself(self) -> None:
-        tree = build(empty(b"t"), symlink(b"s", b"t"), replace(hardlink(b"h", b"s", 0o600), uid=4))
+        tree = build(empty(b"t"), symlink(b"s", b"t"), hardlink(b"h", b"s", 0o600)._replace(uid=4))
         inode = inode_at(tree, b"h")
         assert inode is tree.find(b"s")
         assert (inode.type, inode.mode, inode.uid, inode.target) == (FileType.SYMLINK, 0o777, 4, b"t")

@@ -93,6 +93,17 @@ def test_a_commit_that_fails_names_nothing(layout: Layout, tmp_path: Path) -> No
     assert all(layout.object(name).samefile(tmp_path / "second" / forest_path(name)) for name in names)
 
 
+def test_a_layer_that_comes_to_nothing_leaves_no_name_but_what_others_hold(layout: Layout, tmp_path: Path) -> None:
+    first, second = Forest(layout, tmp_path / "first"), Forest(layout, tmp_path / "second")
+    own, shared = first.add(b"own"), first.add(b"shared")
+    first.commit()
+    first.commit()
+    second.add(b"shared")
+    first.withdraw()
+    assert not layout.object(own).exists()
+    assert layout.object(shared).samefile(tmp_path / "second" / forest_path(shared))
+
+
 def test_nothing_has_a_name_in_the_store_before_commit(layout: Layout, tmp_path: Path) -> None:
     sha256 = Forest(layout, tmp_path / "a").add(b"content")
     assert not layout.object(sha256).exists()

@@ -9,8 +9,8 @@ tar's manual ("Basic Tar Format").
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from zlib import adler32
 
 from als.errors import BadImage
@@ -31,8 +31,7 @@ _GNU_CTIME = slice(357, 369)
 _MAX_INT64 = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The fields of a header block, or of one and the extended headers that precede it."""
 
     name: bytes

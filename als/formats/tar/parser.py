@@ -20,7 +20,6 @@ and times of access and change are not looked at, so a malformed one is no error
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from als.errors import BadImage, LimitExceeded, Unsupported
 from als.formats.base import Begin, Event, Payload, Segment
@@ -141,7 +140,7 @@ class TarParser:
             self._records = {}
         if self._long_name or self._long_link:
             name, link = self._long_name or header.name, self._long_link or header.linkname
-            header = replace(header, name=name, linkname=link)
+            header = header._replace(name=name, linkname=link)
             self._long_name = self._long_link = b""
         kind = _TYPES.get(header.typeflag)
         if kind is EntryType.FILE:
@@ -198,7 +197,7 @@ class TarParser:
         version = sparse.pax_version(records) if records else None
         if version is None:
             return self._begin(_entry(header, EntryType.FILE, records, stored, stored))
-        header = replace(header, name=sparse.pax_name(records, header.name))
+        header = header._replace(name=sparse.pax_name(records, header.name))
         size = sparse.pax_size(records, stored)
         if version == "0":
             return self._begin_sparse(header, records, size, stored, sparse.pax_map(records))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from als.errors import BadImage
@@ -71,8 +70,7 @@ def amend(header: Header, records: Records) -> Header:
     mtime, mtime_ns = header.mtime, 0
     if time := records.get(b"mtime"):
         mtime, mtime_ns = parse_time(time)
-    return replace(
-        header,
+    return header._replace(
         name=records.get(b"path") or header.name,
         linkname=records.get(b"linkpath") or header.linkname,
         uid=_integer_or(records, b"uid", header.uid),
