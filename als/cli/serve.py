@@ -38,10 +38,9 @@ def command(config: Config) -> None:
         gc.freeze()
         pid_file = config.run / "als.pid"
 
-        def ready() -> None:
+        def announce() -> None:
             write_atomically(pid_file, f"{os.getpid()}\n".encode(), mode=0o644)
             log.info("serving %s", config.layer_store)
-            lazies.begin()
 
         try:
             with ExitStack() as stack:
@@ -49,7 +48,7 @@ def command(config: Config) -> None:
                 service.lazies = lazies
                 _start_control(service, stack)
                 _start_mirror(service, stack)
-                serve.run(StoreBackend(service), config.layer_store, ready=ready)
+                serve.run(StoreBackend(service), config.layer_store, ready=lambda: lazies.begin(announce))
         finally:
             pid_file.unlink(missing_ok=True)
 

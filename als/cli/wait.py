@@ -31,7 +31,8 @@ _OPENING_SECONDS = 60.0
 def command(config: Config, image: str, timeout: float | None, no_fill: bool, quiet: bool) -> None:
     """Wait until every layer of an image is here, verified, and needs neither network nor daemon any more.
 
-    Where the background fill is off, it is switched on for this image, and stays on whether or not somebody waits.
+    Where the background fill is off, it is switched on for this image, and stays on whether or not somebody waits. A layer
+    that is complete, but would cost much to be verified as a whole, is verified now.
 
     Fails if a layer turns out not to be what was promised, if time is up, and if no daemon runs to bring what is missing.
     """
@@ -99,12 +100,11 @@ def _wait(awaited: Awaited, *, fills: bool, fill: bool, quiet: bool) -> None:
     :param fill: whether it is to do so for this image in any case.
     """
     found = awaited.look()
-    if not fills and any(layer.filling is False for layer in found.layers):
-        if fill:
-            awaited.fill()
-        if not quiet:
-            what = "it is switched on for this image" if fill else "what nobody reads does not come"
-            click.echo(f"the background fill is off: {what}", err=True)
+    if fill and found.state is not State.SEALED:
+        awaited.fill()
+    if not quiet and not fills and any(layer.filling is False for layer in found.layers):
+        what = "it is switched on for this image" if fill else "what nobody reads does not come"
+        click.echo(f"the background fill is off: {what}", err=True)
     if quiet:
         while found.state is not State.SEALED:
             awaited.pause(found)

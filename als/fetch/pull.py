@@ -120,6 +120,7 @@ class Puller:
         *,
         listed: RawManifest | None = None,
         anonymous: bool = False,
+        near: ImageSource | None = None,
         given_up: Callable[[], bool] = _never,
         foresee: Callable[[Manifest], None] = overlook,
     ) -> Iterator[Resolved]:
@@ -129,6 +130,7 @@ class Puller:
             is taken, and if that has no such layer, whichever has: a client may have asked for another platform.
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: ask without credentials.
+        :param near: the same repository, through connections that are open already; not closed here.
         :param given_up: asked while nothing comes; True ends the wait.
         :param foresee: told of the manifest before the configuration is here, and so perhaps of another platform's.
         :raises NotFound: there is no such image, or none with that layer.
@@ -136,7 +138,9 @@ class Puller:
         source = self._open(reference, anonymous, given_up)
         try:
             raw = listed or source.manifest(reference.tag_or_digest)
-            found = images_of(source, raw, self._platform, str(reference), any_platform=has is not None, foresee=foresee)
+            found = images_of(
+                near or source, raw, self._platform, str(reference), any_platform=has is not None, foresee=foresee
+            )
             for image in found:
                 # Also finds what is wrong with their annotations, before anything is fetched.
                 names = layer_names(image)

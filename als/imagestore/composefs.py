@@ -20,12 +20,13 @@ containers/storage never writes such layers down; found here, they need not be. 
 A layer that is served before all of it is here (:mod:`als.lazy`) is listed by the ID made of its TOC alone: the manifest
 commits to the TOC, while the DiffID is what an image says of itself until the last byte has come. It has a folder of its own::
 
-    chains/<TOC chain>/lazy     the key of the lazy layer; gone when the layer is complete
+    chains/<TOC chain>/lazy     the key of the lazy layer; gone when the layer is sealed
+    chains/<TOC chain>/native   all its files are in `diff` itself: nothing is mounted over it
     chains/<TOC chain>/diff     over it is mounted an overlay of what is here of the layer and, below that, what serves the rest
 
-When the layer is complete (:meth:`ComposefsStore.settle`), ``diff`` gets its own forest below that mount, which then is taken
-away: whoever mounts the layer from now on has nothing between him and the files. What lies above a lazy layer in an image has
-only that kind of ID, and a folder of its own, too.
+When its files are all here (:meth:`ComposefsStore.uncover`), or the layer is sealed (:meth:`ComposefsStore.settle`), ``diff``
+gets its own forest below that mount, which then is taken away: whoever mounts the layer from now on has nothing between him
+and the files. What lies above a lazy layer in an image has only that kind of ID, and a folder of its own, too.
 
 All lower directories are named by mounts that the client makes in its own run root, so an image may be as tall as overlay
 allows. LINK is as long as containers/storage makes it itself: it looks for links in all its image stores, and in two of ours
@@ -50,9 +51,9 @@ from als.imagestore.tree import LOCK_TIMEOUT, Attempt, ImageStore
 from als.model import chain
 from als.model.digest import Digest
 from als.mount.lazy import SOURCE as LAZY_SOURCE
-from als.mount.lazy import mount_lazy
+from als.mount.lazy import mount_lazy, unmount_lazy
 from als.mount.table import MountEntry, find_mount
-from als.mount.unmounting import cloned_mount, unmount
+from als.mount.unmounting import cloned_mount
 from als.store.atomic import read_json, sync_file_system, write_json
 from als.store.layers import Layers
 from als.store.layout import Layout, TarSplitForm
@@ -64,6 +65,7 @@ from als.store.refused import store_errors
 _DATA = "composefs-data"
 _BLOB = "composefs.blob"
 _LAZY = "lazy"
+_NATIVE = "native"
 
 
 class ComposefsStore(ImageStore):
@@ -125,7 +127,8 @@ class ComposefsStore(ImageStore):
 
     def is_uncovered(self, chain_id: str, mounts: Sequence[MountEntry]) -> bool:
         """Whether what serves a lazy chain is missing although there is a daemon that could."""
-        if self.lazy_key(chain_id) is None or find_mount(self._lazy_files.parent, mounts) is None:
+        native = (self.folder(chain_id) / _NATIVE).exists()
+        if native or self.lazy_key(chain_id) is None or find_mount(self._lazy_files.parent, mounts) is None:
             return False
         cover = find_mount(self.folder(chain_id) / "diff", mounts)
         return cover is None or cover.source != LAZY_SOURCE
@@ -197,7 +200,7 @@ class ComposefsStore(ImageStore):
     def _remove(self, chain_id: str) -> None:
         folder = self._appearance.folder(chain_id)
         if folder.exists():
-            unmount(folder / "diff", lazily=True)
+            unmount_lazy(folder / "diff")
         super()._remove(chain_id)
 
     # -- lazy layers
@@ -225,8 +228,22 @@ class ComposefsStore(ImageStore):
         """
         with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT):
             key = self.lazy_key(chain_id)
-            if key is not None:
+            if key is not None and not (self.folder(chain_id) / _NATIVE).exists():
                 self._cover(chain_id, key)
+
+    def uncover(self, chain_id: str) -> None:
+        """Let whoever mounts a lazy chain from now on find all its files, which are here, in its own forest.
+
+        Containers that run keep the mount that they have.
+        """
+        with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT):
+            key = self.lazy_key(chain_id)
+            if key is None or (self.folder(chain_id) / _NATIVE).exists():
+                return
+            self._fill(chain_id, key)
+            sync_file_system(self.overlay)
+            (self.folder(chain_id) / _NATIVE).touch()
+            unmount_lazy(self.folder(chain_id) / "diff")
 
     def settle(self, layers: Sequence[PublishedLayer]) -> None:
         """Let the last of some layers be complete under its TOC's ID as well: it was lazy, and now the store has it.
@@ -243,17 +260,22 @@ class ComposefsStore(ImageStore):
             if key is None or layer.chain_id not in known:
                 return
             folder = self.folder(layer.chain_id)
-            # Seen from a copy of the mount that all lies on, what covers the folder is not there.
-            with cloned_mount(self._root) as root:
-                source = root / (self._lazy / key / "diff1").relative_to(self._root)
-                add_to_forest(source, root / (folder / "diff").relative_to(self._root))
+            self._fill(layer.chain_id, key)
             self._place_tar_split(layer)
             sync_file_system(self.overlay)
             known[layer.chain_id] = {**layer.to_json(), "created": known[layer.chain_id]["created"]}
             self._write(list(known.values()))
             announce()
-            unmount(folder / "diff", lazily=True)
+            unmount_lazy(folder / "diff")
             (folder / _LAZY).unlink()
+            (folder / _NATIVE).unlink(missing_ok=True)
+
+    def _fill(self, chain_id: str, key: str) -> None:
+        """Give a chain's own forest all that the lazy layer's has."""
+        # Seen from a copy of the mount that all lies on, what covers the folder is not there.
+        with cloned_mount(self._root) as root:
+            source = root / (self._lazy / key / "diff1").relative_to(self._root)
+            add_to_forest(source, root / (self.folder(chain_id) / "diff").relative_to(self._root))
 
     def _cover(self, chain_id: str, key: str) -> None:
         folder = self._lazy / key

@@ -66,17 +66,15 @@ class _Part:
 class Sealer:
     """Makes finished layers of lazy ones. The caller holds the store's lock shared.
 
-    :param fetch_timeout: seconds that fetching what is missing beside the files may take.
+    :param fetch_stall: seconds without any progress after which what is missing beside the files is given up for now.
     """
 
-    def __init__(
-        self, layout: Layout, layers: Layers, lazy: LazyStore, workers: Workers, *, fetch_timeout: float = 3600.0
-    ) -> None:
+    def __init__(self, layout: Layout, layers: Layers, lazy: LazyStore, workers: Workers, *, fetch_stall: float = 60.0) -> None:
         self._layout = layout
         self._layers = layers
         self._lazy = lazy
         self._workers = workers
-        self._fetch_timeout = fetch_timeout
+        self._fetch_stall = fetch_stall
 
     def missing(self, layer: LazyLayer) -> int:
         """Bytes of the blob that are still to be fetched for nothing but the DiffID."""
@@ -158,7 +156,7 @@ class Sealer:
         end = where.offset + where.length
         ranges = Ranges(layer, "tar-split", [(where.offset, end, where.length)], Compression.NONE, keep)
         try:
-            ranges.fetch(self._fetch_timeout)
+            ranges.fetch(self._fetch_stall)
         except BadImage as error:
             # Its digest is known: whatever else comes is not the layer's fault.
             raise RegistryError(error.what, where=error.where) from error
@@ -189,7 +187,7 @@ class Sealer:
             rest.add(number, beside(data, chunks))
 
         ranges = [(start, end, most) for _, start, end, most in missing]
-        Ranges(layer, "rest", ranges, index.compression, keep).fetch(self._fetch_timeout)
+        Ranges(layer, "rest", ranges, index.compression, keep).fetch(self._fetch_stall)
 
     def _checked(self, layer: LazyLayer, parts: Iterator[bytes | _Part]) -> Iterator[bytes | _Part]:
         """The same parts, while a worker compares the headers among them with the index."""

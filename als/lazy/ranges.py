@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
-from als.errors import AlsError, BadImage, NotFound
+from als.errors import AlsError, BadImage, DeadlineExceeded, NotFound
 from als.fetch.source import RangeSource
 from als.formats.codecs import Compression
 from als.lazy.layer import LazyLayer
 
 _WRONG_MAX = 5
+_TICK = 0.5
 
 
 class Ranges:
@@ -44,11 +46,12 @@ class Ranges:
         self._keep = keep
         self._left = set(range(len(ranges)))
         self._wrong = 0
+        self._trouble: AlsError | None = None
 
-    def fetch(self, timeout: float) -> None:
+    def fetch(self, stall: float) -> None:
         """Fetch them in the background.
 
-        :param timeout: seconds that it may take.
+        :param stall: seconds after which it is given up when none of them has come.
         :raises AlsError: they do not come.
         """
         if not self._left:
@@ -56,7 +59,15 @@ class Ranges:
         self._layer.engine.add(self, ())
         self._layer.engine.fill(self)
         try:
-            self.done.result(timeout)
+            left, since = len(self._left), time.monotonic()
+            while not self.done.done():
+                wait([self.done], _TICK)
+                self._layer.engine.check()
+                if len(self._left) != left:
+                    left, since = len(self._left), time.monotonic()
+                elif time.monotonic() - since > stall and not self.done.done():
+                    raise self._trouble or DeadlineExceeded(f"nothing came for {stall:.0f} seconds", where=self.where)
+            self.done.result(0)
         finally:
             self._layer.engine.remove(self)
 
@@ -90,6 +101,7 @@ class Ranges:
 
     def trouble(self, units: Sequence[int], error: AlsError) -> None:
         self._wrong += isinstance(error, BadImage)
+        self._trouble = error
         self._layer.trouble((), error)
         if (isinstance(error, NotFound) or self._wrong >= _WRONG_MAX) and not self.done.done():
             self.done.set_exception(error)

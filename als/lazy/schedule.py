@@ -345,6 +345,9 @@ class Scheduler:
         extension = link.extension if want in (Want.DEMAND, Want.AHEAD) else 0
         start, end = blob.starts[first], blob.ends[first]
         bridge = min(link.bridge, self._tuning.extend_min) if want is Want.GATE else link.bridge
+        if want is Want.BACKGROUND:
+            # Nobody waits for the round trip that a gap would save, and all gaps together can be most of the blob.
+            bridge = 0
         least, reach = end, max(bridge, 1 << 12)
         passed: list[int] = []
         for unit in range(first + 1, len(blob.state)):

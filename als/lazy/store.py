@@ -52,6 +52,7 @@ class SharedOrigin:
         self._open = opener
         self._lock = threading.Lock()
         self._source: RepositorySource | None = None
+        self._former: RepositorySource | None = None
 
     def source(self) -> RepositorySource:
         with self._lock:
@@ -62,12 +63,18 @@ class SharedOrigin:
     def renew(self, source: RangeSource | None) -> None:
         with self._lock:
             if self._source is not None and source in (None, self._source):
-                self._source.close()
-                self._source = None
+                # Other requests may still get their answers through it.
+                former, self._former, self._source = self._former, self._source, None
+                if former is not None:
+                    former.close()
 
     def close(self) -> None:
         """End the connections; they are opened again by whoever asks next."""
-        self.renew(None)
+        with self._lock:
+            for source in (self._former, self._source):
+                if source is not None:
+                    source.close()
+            self._former = self._source = None
 
 
 class LazyStore:

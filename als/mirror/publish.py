@@ -13,6 +13,8 @@ from functools import partial
 import trio
 
 from als.errors import AlsError, BadImage
+from als.fetch.source import ImageSource
+from als.mirror.upstream import Upstreams
 from als.model.digest import Digest
 from als.model.manifest import DOCKER_CONFIG, OCI_CONFIG, Descriptor, Manifest, layer_compression
 from als.model.reference import Reference
@@ -52,10 +54,12 @@ class Publications:
     """Those that are under way.
 
     :param nursery: in which they run.
+    :param upstreams: where the manifests come from.
     """
 
-    def __init__(self, service: Service, nursery: trio.Nursery) -> None:
+    def __init__(self, service: Service, nursery: trio.Nursery, upstreams: Upstreams) -> None:
         self._service = service
+        self._upstreams = upstreams
         self._nursery = nursery
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
         self._running: dict[tuple[str, Digest], _Publication] = {}
@@ -84,18 +88,21 @@ class Publications:
         self, key: tuple[str, Digest], running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool
     ) -> None:
         try:
-            work = partial(self._work, running, reference, raw, anonymous)
-            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+            async with self._upstreams.lent(reference, anonymous) as near:
+                work = partial(self._work, running, reference, raw, anonymous, near)
+                await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
         except (AlsError, OSError) as error:
             log.warning("%s is left to the client: %s", reference, error)
         finally:
             del self._running[key]
             running.ended.set()
 
-    def _work(self, running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool) -> None:
+    def _work(
+        self, running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool, near: ImageSource | None
+    ) -> None:
         if not offer(self._service, reference, raw.digest):
             wanted = partial(running.wanted, self._service)
-            self._service.pull(reference, running, wanted=wanted, listed=raw, anonymous=anonymous, lazily=True)
+            self._service.pull(reference, running, wanted=wanted, listed=raw, anonymous=anonymous, lazily=True, near=near)
 
 
 def is_image(manifest: Manifest) -> bool:

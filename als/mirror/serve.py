@@ -97,7 +97,7 @@ class Mirror:
         upstreams = Upstreams(self._open_source, self._service.config.lookup_deadline)
         with self._scope:
             async with listener, trio.open_nursery() as nursery:
-                publications = Publications(self._service, nursery)
+                publications = Publications(self._service, nursery, upstreams)
                 app = App(self._service, upstreams, publications, self._find, self.port)
                 nursery.start_soon(upstreams.run)
                 self._token = trio.lowlevel.current_trio_token()

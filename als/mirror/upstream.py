@@ -19,6 +19,7 @@ from typing import Protocol
 import trio
 
 from als.errors import DeadlineExceeded, DigestMismatch, LimitExceeded, RegistryUnavailable, WorkerError
+from als.fetch.source import ImageSource, RegistryImages
 from als.mirror.routes import Span
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
@@ -198,6 +199,20 @@ class Upstreams:
         async with self._asked(reference, anonymous, request) as answer:
             size = (await answer.header()).get("size")
             yield size if isinstance(size, int) and size >= 0 else None, answer
+
+    @asynccontextmanager
+    async def lent(self, reference: Reference, anonymous: bool) -> AsyncIterator[ImageSource | None]:
+        """What a repository was asked through just now, with its open connections; None where there is nothing such."""
+        shared = self._shared.get((reference.name, anonymous))
+        if shared is None or not isinstance(shared.source, RegistryImages):
+            yield None
+            return
+        shared.users += 1
+        try:
+            yield shared.source
+        finally:
+            shared.users -= 1
+            shared.used = time.monotonic()
 
     @asynccontextmanager
     async def _asked(self, reference: Reference, anonymous: bool, request: dict[str, object]) -> AsyncIterator[Answer]:

@@ -24,14 +24,12 @@ _FLAGS = MountFlag.RDONLY | MountFlag.NODEV | MountFlag.NOSUID | MountFlag.NOEXE
 
 
 def mount_lazy(here: Path, rest: Path, target: Path) -> None:
-    """Mount the two directories on `target`, in place of what may be mounted there.
+    """Mount the two directories on `target`, over what may be mounted there: nobody is to find the folder bare in between.
 
     :param here: the forest of what is here.
     :param rest: shows all files, and serves those that are not here.
     :raises KernelError: the kernel cannot or may not.
     """
-    while is_mount(target):
-        unmount(target, lazily=True)
     try:
         native.mount(SOURCE, target, "overlay", _FLAGS, f"lowerdir={_escaped(here)}:{_escaped(rest)}")
     except (OSError, ValueError) as error:
@@ -43,6 +41,15 @@ def mount_lazy(here: Path, rest: Path, target: Path) -> None:
     # Once overlay knows both of the forest's folders, it finds what is here without the lower one, should that die.
     with contextlib.suppress(OSError):
         (target / FOREST).stat()
+
+
+def unmount_lazy(target: Path) -> None:
+    """Take away all that :func:`mount_lazy` has mounted there; whoever uses it goes on with it.
+
+    :raises KernelError: it may not be unmounted.
+    """
+    while is_mount(target):
+        unmount(target, lazily=True)
 
 
 def _escaped(path: Path) -> str:

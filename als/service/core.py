@@ -22,6 +22,7 @@ from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
 from als.fetch.choosing import overlook
 from als.fetch.progress import Progress, Silent
 from als.fetch.pull import Puller, Resolved, layer_names, names_of
+from als.fetch.source import ImageSource
 from als.imagestore.composefs import ComposefsStore
 from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
@@ -164,6 +165,7 @@ class Service:
         lazily: bool = False,
         listed: RawManifest | None = None,
         anonymous: bool = False,
+        near: ImageSource | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> ImageRecord:
         """Have an image's layers in the store, published.
@@ -175,6 +177,7 @@ class Service:
         :param lazily: publish layers that can be read before they are here as soon as their tables of contents are.
         :param listed: what the reference names, where that was asked for already.
         :param anonymous: for somebody who may not use root's credentials.
+        :param near: the same repository, through connections that are open already: for what is small.
         :param given_up: asked again and again; True: nobody waits for it any more.
         :raises Abandoned: `given_up` said so; complete layers are kept.
         :raises PolicyDenied: the policy rejects what is asked for.
@@ -186,10 +189,10 @@ class Service:
         try:
             with ExitStack() as stack:
                 stack.enter_context(sharing(self.layout.lock))
-                opening = stack.enter_context(self.lazies.opening(reference, has)) if lazily and self.lazies else None
+                opening = stack.enter_context(self.lazies.opening(reference, has, near)) if lazily and self.lazies else None
                 foresee = overlook if opening is None else opening.foresee
                 resolving = self.puller.resolved(
-                    reference, has, listed=listed, anonymous=anonymous, given_up=given_up, foresee=foresee
+                    reference, has, listed=listed, anonymous=anonymous, near=near, given_up=given_up, foresee=foresee
                 )
                 resolved = stack.enter_context(resolving)
                 image = resolved.image

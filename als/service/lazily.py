@@ -22,7 +22,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Self
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
 from als.errors import AlsError, BadImage, DigestMismatch, NotFound
-from als.fetch.source import RepositorySource
+from als.fetch.source import ImageSource, RepositorySource
 from als.fetch.tocmatch import difference
 from als.formats.lazy import tree_of
 from als.imagestore.records import by_toc
@@ -61,6 +61,9 @@ log = logging.getLogger(__name__)
 _ROUND_SECONDS = 5.0
 _AGAIN_SECONDS = 30.0
 """Between two attempts to seal a layer."""
+_REST_LEAST = 256 << 10
+_REST_PART = 50
+"""What may be fetched unasked for the DiffID alone: this much, or one part in so many of the blob."""
 _FILL_AFTER_SECONDS = 1.0
 """What a container needs to start goes before the rest of its image."""
 
@@ -80,9 +83,12 @@ class Lazies:
         self._ready: queue.SimpleQueue[LazyLayer | None] = queue.SimpleQueue()
         self._again: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._asked: set[str] = set()
+        """Keys of the layers that somebody wants to be sealed."""
         self._watched: set[str] = set()
         """Keys of the layers that the keeper is told of when they are here."""
         self._serving = threading.Event()
+        self._announce: Callable[[], None] = lambda: None
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="lazy keeper", daemon=True)
 
@@ -98,20 +104,25 @@ class Lazies:
         self._engine.close()
         self._keeper.join()
 
-    def begin(self) -> None:
-        """The FUSE face answers: serve what was there before."""
+    def begin(self, ready: Callable[[], None]) -> None:
+        """The FUSE face answers: serve what was there before.
+
+        :param ready: called when that is done, whatever came of it.
+        """
+        self._announce = ready
         self._serving.set()
         self._ready.put(None)
 
     # -- opening
 
-    def opening(self, reference: Reference, has: Digest | None = None) -> Opening:
+    def opening(self, reference: Reference, has: Digest | None = None, near: ImageSource | None = None) -> Opening:
         """For one pull: opens the layers of an image that can be shown before they are here.
 
         :param has: by what a client asks for one of its layers.
+        :param near: the repository, through connections that are open already.
         """
         link = self._engine.link(reference.domain)
-        return Opening(self._service, self._store, reference, has, link, self.find, self._opened)
+        return Opening(self._service, self._store, reference, has, near, self._serving.is_set(), link, self.find, self._opened)
 
     def _opened(self, image: ImageRecord, layers: Mapping[Digest, LazyLayer]) -> None:
         """These layers of an image are about to be shown: what a container will need first is fetched ahead."""
@@ -156,6 +167,18 @@ class Lazies:
     def link(self, host: str) -> Link:
         """What is known of the way to a host."""
         return self._engine.link(host)
+
+    def finish(self, key: str) -> None:
+        """Fetch all of a layer, and seal it whatever that costs.
+
+        :raises NotFound: there is no such layer, or it is sealed.
+        """
+        layer = self._store.get(key)
+        with self._lock:
+            self._asked.add(key)
+        layer.fill()
+        if layer.content.done():
+            self._ready.put(layer)
 
     def fill(self, key: str, *, on: bool = True) -> None:
         """Fetch all of a layer in the background, or no longer.
@@ -242,7 +265,10 @@ class Lazies:
             try:
                 if self._serving.is_set() and not begun:
                     begun = True
-                    self._resume()
+                    try:
+                        self._resume()
+                    finally:
+                        self._announce()
                 if layer is not None:
                     self._complete(layer)
                 else:
@@ -286,6 +312,11 @@ class Lazies:
         self._again[layer.key] = time.monotonic() + _AGAIN_SECONDS
         try:
             with sharing(service.layout.lock):
+                if self._is_dear(layer):
+                    for chain_id, key in service.composefs.lazy_chains().items():
+                        if key == layer.key:
+                            service.composefs.uncover(chain_id)
+                    return
                 self._seal(layer)
                 for image in service.images.all():
                     if layer.record.diff_id in image.config.diff_ids:
@@ -294,11 +325,22 @@ class Lazies:
                 self._store.sealed(layer)
                 listing.update(service)
         except BadImage as error:
-            log.error("a layer is not what its image promises, and is not served any more: %s", error)
             self._withdraw(layer)
+            log.error("a layer is not what its image promises, and is not served any more: %s", error)
         else:
             log.info("%s %s is complete", layer.where, layer.digest)
             self._again.pop(layer.key, None)
+
+    def _is_dear(self, layer: LazyLayer) -> bool:
+        """Whether to seal a layer would mean to fetch much that no file needs.
+
+        Of eStargz the headers of all files, which the DiffID is made of, lie in the units of the files; and those of files that
+        the store had already were not fetched. Such a layer stays as it is, with all files here and native, until somebody
+        wants it sealed (``als wait``).
+        """
+        with self._lock:
+            asked = layer.key in self._asked
+        return not asked and self._sealer.missing(layer) > max(_REST_LEAST, layer.blob_size // _REST_PART)
 
     def _seal(self, layer: LazyLayer) -> None:
         """

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from als.errors import Abandoned, AlsError, StoreFull
+from als.fetch.source import ImageSource
 from als.fetch.tocs import read_index
 from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.index import LayerIndex
@@ -40,6 +41,8 @@ class Opening:
 
     :param has: by what a client asks for one of the image's layers. Who names it by its blob can use it only when all of it is
         here.
+    :param near: the repository, through connections that are open already.
+    :param serving: whether anything could be shown lazily now.
     :param link: what is known of the way to the registry.
     :param find: the lazy layer that there is already for a blob and DiffID (None: whichever).
     :param opened: told of the image and those of its layers that are about to be shown.
@@ -51,6 +54,8 @@ class Opening:
         store: LazyStore,
         reference: Reference,
         has: Digest | None,
+        near: ImageSource | None,
+        serving: bool,
         link: Link,
         find: Callable[[Descriptor, Digest | None], LazyLayer | None],
         opened: Callable[[ImageRecord, Mapping[Digest, LazyLayer]], None],
@@ -59,11 +64,13 @@ class Opening:
         self._store = store
         self._reference = reference
         self._has = has
+        self._near = near
         self._link = link
         self._find = find
         self._opened = opened
         self._possible = (
             service.config.lazy != "never"
+            and serving
             and reference.transport is Transport.DOCKER
             and any(store.takes_lazy for store in service.publishing)
         )
@@ -86,6 +93,8 @@ class Opening:
         missing = [layer for layer in manifest.layers if layer.digest not in held]
         for layer in missing:
             if self._find(layer, None) is None and self._pays(layer, len(missing)):
+                if self._near is not None and not self._indexes:
+                    self._pool.submit(self._warm, layer)
                 self._read(layer)
 
     def finish(self, image: ImageRecord) -> dict[Digest, LazyLayer]:
@@ -129,10 +138,12 @@ class Opening:
         """Whether a layer has a table of contents, and to show it lazily is quicker than to fetch it."""
         if toc_digest(layer) is None:
             return False
+        if self._service.config.lazy == "always":
+            return True
         verdict = judge(Blob(layer.size), Way.of(self._link), count)
         if not verdict.pays:
             log.info("%s %s: %s", self._reference, layer.digest, verdict)
-        return verdict.pays or self._service.config.lazy == "always"
+        return verdict.pays
 
     def _read(self, layer: Descriptor) -> None:
         if layer not in self._indexes:
@@ -142,7 +153,7 @@ class Opening:
         service, reference = self._service, self._reference
         try:
             return read_index(
-                self._store.origin(str(reference), reference.domain).source(),
+                self._near or self._origin(),
                 layer,
                 service.workers,
                 tag=reference.tag or "",
@@ -152,6 +163,17 @@ class Opening:
         except AlsError as error:
             self._whole(error)
             return None
+
+    def _origin(self) -> ImageSource:
+        """Whom the layers' bytes will be asked of."""
+        return self._store.origin(str(self._reference), self._reference.domain).source()
+
+    def _warm(self, layer: Descriptor) -> None:
+        """Have a connection ready by the time that the first bytes are wanted."""
+        try:
+            self._origin().read_at(layer, 0, 1)
+        except AlsError as error:
+            log.info("%s: %s", self._reference, error)
 
     def _made(self, layer: Descriptor, diff_id: Digest) -> LazyLayer | None:
         index = self._indexes[layer].result()

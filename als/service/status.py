@@ -84,7 +84,7 @@ def links(service: Service) -> list[LinkStatus]:
 
 
 def fill(service: Service, name: str) -> int:
-    """Have the rest of an image fetched in the background; returns how many layers that was switched on for.
+    """Have the rest of an image fetched in the background and its layers sealed; returns how many are not yet.
 
     :raises NotFound: there is no such image.
     """
@@ -97,10 +97,10 @@ def fill(service: Service, name: str) -> int:
     for descriptor, diff_id in zip(image.manifest.layers, image.config.diff_ids, strict=True):
         found = match(seen, descriptor, diff_id)
         layer = found.served if found is not None else None
-        if layer is not None and not layer.filling and not layer.content.done():
+        if layer is not None:
             # Without it, it has been sealed in the meantime.
             with contextlib.suppress(NotFound):
-                lazies.fill(layer.key)
+                lazies.finish(layer.key)
                 count += 1
     return count
 

@@ -52,6 +52,9 @@ class ServedLayers:
     def fill(self, key: str, *, on: bool = True) -> None:
         self._site.lazy.get(key).fill(on=on)
 
+    def finish(self, key: str) -> None:
+        self._site.lazy.get(key).fill()
+
 
 def _described(blob: Descriptor) -> dict[str, object]:
     return {

@@ -29,16 +29,22 @@ def registry(module_dir: Path) -> Iterator[RegistryServer]:
 
 
 @pytest.fixture
-def stack(as_root: None, tmp_path: Path, registry: RegistryServer) -> Iterator[Stack]:
-    with Stack(tmp_path, registry) as running:
+def place(module_dir: Path) -> Path:
+    """A folder of the test's own with a short path: podman waits long for a socket whose name does not fit."""
+    return module_dir / f"p{len(list(module_dir.iterdir()))}"
+
+
+@pytest.fixture
+def stack(as_root: None, place: Path, registry: RegistryServer) -> Iterator[Stack]:
+    with Stack(place, registry) as running:
         yield running
 
 
 @pytest.fixture
-def plain(stack: Stack, tmp_path: Path) -> Iterator[Podman]:
+def plain(stack: Stack, place: Path) -> Iterator[Podman]:
     """A podman that knows the image store alone: it goes by what that lists, and nobody asks als."""
     storage = Storage((), (stack.als.image_store,), insecure=(stack.registry.address,))
-    with Podman(tmp_path / "q", storage) as podman:
+    with Podman(place / "q", storage) as podman:
         yield podman
 
 

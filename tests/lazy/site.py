@@ -70,7 +70,7 @@ class Site:
     def start(self) -> None:
         self.engine = self._stack.enter_context(Engine(self.workers, self._tuning, stall=self._stall))
         self.lazy = self._stack.enter_context(LazyStore(self.layout, self.engine, self._open))
-        self.sealer = Sealer(self.layout, self.layers, self.lazy, self.workers, fetch_timeout=TIMEOUT)
+        self.sealer = Sealer(self.layout, self.layers, self.lazy, self.workers, fetch_stall=TIMEOUT)
 
     def stop(self) -> None:
         self._stack.close()

@@ -46,7 +46,9 @@ class MirrorStack(Stack):
     def blobs_fetched(self, since: int = 0) -> list[str]:
         """Digests of the blobs that the registry has sent, in order, after its first `since` requests."""
         asked = self.registry.requests()[since:]
-        return [path.rpartition("/")[2] for method, path, status in asked if method == "GET" and "/blobs/sha256" in path]
+        # What is refused for want of credentials was not sent.
+        sent = [path for method, path, status in asked if method == "GET" and "/blobs/sha256" in path and status < 400]
+        return [path.rpartition("/")[2] for path in sent]
 
 
 def binaries(suite: str) -> Binaries:

@@ -58,7 +58,7 @@ def next_daemon(store: LazyStore) -> Iterator[Lazies]:
     with Lazies(store.service) as lazies:
         store.service.lazies = lazies
         store.service.recover()
-        lazies.begin()
+        lazies.begin(lambda: None)
         yield lazies
 
 
@@ -90,7 +90,7 @@ def test_what_was_refused_just_before_the_end(store: LazyStore, expect_log: Expe
         assert one.key not in {layer.key for layer in lazies.layers()}
 
 
-@pytest.mark.parametrize("step", ["make_tar_split", "add_to_forest", "sync_file_system", "unmount"])
+@pytest.mark.parametrize("step", ["make_tar_split", "add_to_forest", "sync_file_system", "unmount_lazy"])
 def test_settling_goes_on_where_it_stopped(store: LazyStore, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     service = store.service
     image, layers = store.pull("img", ONE, TWO)
