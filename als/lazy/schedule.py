@@ -346,8 +346,7 @@ class Scheduler:
         start, end = blob.starts[first], blob.ends[first]
         bridge = min(link.bridge, self._tuning.extend_min) if want is Want.GATE else link.bridge
         if want is Want.BACKGROUND:
-            # Nobody waits for the round trip that a gap would save, and all gaps together can be most of the blob.
-            bridge = 0
+            bridge = 0  # Nobody waits for what it would save, and all gaps together can be most of the blob.
         least, reach = end, max(bridge, 1 << 12)
         passed: list[int] = []
         for unit in range(first + 1, len(blob.state)):

@@ -13,8 +13,7 @@ from functools import partial
 import trio
 
 from als.errors import AlsError, BadImage
-from als.fetch.source import ImageSource
-from als.mirror.upstream import Upstreams
+from als.mirror.upstream import Source, Upstreams
 from als.model.digest import Digest
 from als.model.manifest import DOCKER_CONFIG, OCI_CONFIG, Descriptor, Manifest, layer_compression
 from als.model.reference import Reference
@@ -98,7 +97,7 @@ class Publications:
             running.ended.set()
 
     def _work(
-        self, running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool, near: ImageSource | None
+        self, running: _Publication, reference: Reference, raw: RawManifest, anonymous: bool, near: Source | None
     ) -> None:
         if not offer(self._service, reference, raw.digest):
             wanted = partial(running.wanted, self._service)

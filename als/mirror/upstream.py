@@ -12,17 +12,17 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
 
 from als.errors import DeadlineExceeded, DigestMismatch, LimitExceeded, RegistryUnavailable, WorkerError
-from als.fetch.source import ImageSource, RegistryImages
 from als.mirror.routes import Span
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
+from als.model.manifest import Descriptor
 from als.model.reference import Reference
 from als.registry.settings import Settings
 from als.registry.source import RawManifest
@@ -46,6 +46,12 @@ class Source(Protocol):
     """What is needed of :class:`als.fetch.source.RegistryImages`."""
 
     def begin(self, request: dict[str, object]) -> socket.socket: ...
+
+    def manifest(self, name: str) -> RawManifest: ...
+
+    def blob(self, descriptor: Descriptor) -> Iterator[bytes]: ...
+
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes: ...
 
     def close(self) -> None: ...
 
@@ -201,10 +207,10 @@ class Upstreams:
             yield size if isinstance(size, int) and size >= 0 else None, answer
 
     @asynccontextmanager
-    async def lent(self, reference: Reference, anonymous: bool) -> AsyncIterator[ImageSource | None]:
+    async def lent(self, reference: Reference, anonymous: bool) -> AsyncIterator[Source | None]:
         """What a repository was asked through just now, with its open connections; None where there is nothing such."""
         shared = self._shared.get((reference.name, anonymous))
-        if shared is None or not isinstance(shared.source, RegistryImages):
+        if shared is None or shared.source is None:
             yield None
             return
         shared.users += 1
