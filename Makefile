@@ -33,6 +33,7 @@ lint: setup
 bench: setup
 	@$(PYTHON) -m bench.warm
 	@$(PYTHON) -m bench.pull $(ARGS)
+	@$(PYTHON) -m bench.lazy --rounds 3 --large
 	@$(PYTHON) -m bench.memory
 	@$(PYTHON) -m bench.files
 

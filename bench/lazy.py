@@ -22,6 +22,9 @@ from bench.lazyways import Cold, Way, als, overlay, stargz, version_of
 from bench.link import ShapedLink
 from bench.pull import unpacked
 from bench.report import as_installed, machine, write_figures
+from tests.conftest import TOOLS_BESIDE
+from tests.conftest import unpacked as unpacked_tools
+from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
@@ -157,13 +160,42 @@ def large_reads(candidates: Sequence[Way], link: ShapedLink, folder: Path, megab
     return rows
 
 
+def programs(options: argparse.Namespace) -> tuple[list[Binaries], Tools, Path | None]:
+    """Podmans, converters and stargz-store: those that the options name, else what this machine can have."""
+    podmans = [Binaries(), *map(unpacked, options.podman)]
+    skopeo: Path | None = options.skopeo
+    if not options.podman:
+        try:
+            clients = [fetch(suite, CACHE) for suite in ("trixie", "forky")]
+            podmans += [client.binaries for client in clients]
+            skopeo = skopeo or clients[-1].skopeo
+        except Unavailable as reason:
+            print(f"only this machine's podman: {reason}", file=sys.stderr)
+    tools: Path | None = options.tools
+    if tools is None:
+        source = Path(os.environ.get("ALS_UPSTREAM_TOOLS") or TOOLS_BESIDE)
+        if source.exists():
+            tools = source if source.is_dir() else unpacked_tools(source, "upstream-tools")
+        else:
+            print("neither eStargz nor stargz-store: upstream's tools are not here", file=sys.stderr)
+    found = Tools(tools / "estargz-convert" if tools else None, skopeo)
+    return podmans, found, tools / "stargz-store" if tools else None
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each way (default %(default)s)")
     parser.add_argument("--rtt", type=float, default=20, help="of the link, in milliseconds (default %(default)s)")
     parser.add_argument("--rate", type=float, default=200, help="of the link, in Mbit/s (default %(default)s)")
     parser.add_argument("--image", help="another image than the usual one, as skopeo names it; it needs /usr/bin/python3")
-    parser.add_argument("--podman", type=Path, action="append", default=[], metavar="DIR", help="a podman unpacked in DIR, too")
+    parser.add_argument(
+        "--podman",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a podman unpacked in DIR; default: newer Debians'",
+    )
     parser.add_argument("--skopeo", type=Path, metavar="FILE", help="one that writes zstd:chunked")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="with upstream's estargz-convert and stargz-store")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only ways with this (or another TEXT) in their names")
@@ -179,9 +211,7 @@ def main() -> int:
         print("this runs podman as root", file=sys.stderr)
         return 1
     as_installed()
-    tools = Tools(options.tools / "estargz-convert" if options.tools else None, options.skopeo)
-    store = options.tools / "stargz-store" if options.tools else None
-    podmans = [Binaries(), *map(unpacked, options.podman)]
+    podmans, tools, store = programs(options)
     cache = CACHE / "bench" / "lazy"
     source = options.image or usual_image()
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry:
