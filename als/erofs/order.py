@@ -137,12 +137,12 @@ class Order:
             self._counter.add((escape(name, self.profile.escaped), value))
             if name in ACL_NAMES:
                 self.has_acl = True
+        content = inode.content
         if isinstance(node, Directory):
             if self._is_opaque(node):
                 self._counter.add((self._opaque, b"y"))
-        elif inode.content is not None and is_redirected(inode):
-            content = inode.content.name
-            self._counter.add_content(content, self._verity.get(content, b"") if self._verity else b"")
+        elif content is not None and is_redirected(inode):
+            self._counter.add_content(content.name, self._verity.get(content.name, b""))
 
     def _share(self) -> SharedXattrs:
         common, names, digests = self._counter.common()

@@ -39,7 +39,7 @@ class Places:
     def _place_all(self, areas: Areas) -> int:
         """Find the place of each inode, as soon behind the one before it as may be; return where the last one ends."""
         order = self._order
-        links, epoch = order.links, order.epoch
+        links, epoch, size_of = order.links, order.epoch, areas.size
         position = SUPER_OFFSET + SUPER.size
         for number, inode in enumerate(order.inodes):
             blocks, tail = self._data_size(number, inode)
@@ -50,7 +50,7 @@ class Places:
                 and inode.gid <= _U16
                 and (blocks * BLOCK + tail if inode.type is _DIR else inode.size) <= _U32
             )
-            area = areas.size(number)
+            area = size_of(number)
             head = (COMPACT.size if compact else EXTENDED.size) + area
             position = (position + SLOT - 1) & -SLOT
             if inode.type is _SYMLINK:
