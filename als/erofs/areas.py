@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from als.erofs.order import Order
 from als.erofs.xattrs import NameFilter
-from als.model.tree import Node
 
 
 class Areas:
@@ -18,29 +17,33 @@ class Areas:
         self._order = order
         self._filter = NameFilter()
         self._usual_size = 0
+        self._usual = bytearray(len(order.inodes))
+        """1: an inode of the kind that has a pattern."""
         self._pattern: tuple[bytes, bytes] | None = None
 
-    def size(self, node: Node) -> int:
-        """Bytes of the xattrs behind an inode."""
+    def size(self, number: int) -> int:
+        """Bytes of the xattrs behind an inode; to be asked for before :meth:`encode`."""
         order = self._order
-        usual = order.sole_content(node) is not None
+        usual = order.sole_content(order.inodes[number]) is not None
         if usual and self._usual_size:
+            self._usual[number] = 1
             return self._usual_size
-        size = order.shared.area_size(order.xattrs(node))
+        size = order.shared.area_size(order.xattrs(order.nodes[number]))
         if usual:
+            self._usual[number] = 1
             self._usual_size = size
         return size
 
-    def encode(self, node: Node, start: int) -> bytes:
+    def encode(self, number: int, start: int) -> bytes:
         """The xattrs behind an inode; the shared area begins `start` bytes into its first block."""
         order = self._order
-        content = order.sole_content(node)
+        content = order.inodes[number].content if self._usual[number] else None
         if content is not None and self._pattern is not None:
             before, behind = self._pattern
-            return before + order.profile.redirect_to(content) + behind
-        xattrs = order.xattrs(node)
+            return before + order.profile.redirect_to(content.name) + behind
+        xattrs = order.xattrs(order.nodes[number])
         area = order.shared.encode_area(xattrs, self._filter.of(xattrs), start)
         if content is not None:
-            before, _, behind = area.rpartition(order.profile.redirect_to(content))
+            before, _, behind = area.rpartition(order.profile.redirect_to(content.name))
             self._pattern = before, behind
         return area

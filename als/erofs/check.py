@@ -10,8 +10,10 @@ from als.erofs.profile import Profile
 from als.erofs.xattrs import MAX_NAME as MAX_XATTR_NAME
 from als.erofs.xattrs import MAX_VALUE, escape, split_name
 from als.errors import Unsupported
-from als.model.tree import Directory, FileType, Inode, Node, Tree, inode_of
+from als.model.tree import Directory, FileType, Inode, Node, Tree
 
+_FILE, _DIR, _SYMLINK = FileType.FILE, FileType.DIR, FileType.SYMLINK
+_MAX_FILE = 1 << MAX_CHUNK_BITS
 _U32 = 0xFFFFFFFF
 _NANOSECONDS = 999_999_999
 _MAX_XATTRS = 4096
@@ -44,11 +46,11 @@ class Checker:
         :raises Unsupported: one of them cannot be a file's name.
         """
         entries = directory.entries
-        for name, node in entries.items():
+        for name in entries:
             if not 0 < len(name) <= MAX_NAME:
-                self.refuse(node, f"a name of {len(name)} bytes")
+                self.refuse(entries[name], f"a name of {len(name)} bytes")
             if b"/" in name or b"\0" in name:
-                self.refuse(node, f"{name!r} cannot be a name")
+                self.refuse(entries[name], f"{name!r} cannot be a name")
         for name in (b".", b".."):
             if name in entries:
                 self.refuse(entries[name], f"{name!r} cannot be a name")
@@ -60,17 +62,18 @@ class Checker:
 
         :raises Unsupported: the image cannot hold one of them.
         """
-        inode = inode_of(node)
+        is_directory = isinstance(node, Directory)
+        inode = node.inode if isinstance(node, Directory) else node
         kind = inode.type
-        if isinstance(node, Directory) != (kind is FileType.DIR):
+        if is_directory != (kind is _DIR):
             self.refuse(node, f"a {kind.value} where there can be none")
         if not (0 <= inode.uid <= _U32 and 0 <= inode.gid <= _U32 and 0 <= inode.mode <= 0o7777):
             self.refuse(node, f"owner {inode.uid}:{inode.gid} and mode {inode.mode:o} do not fit their fields")
         if not (-(1 << 63) <= inode.mtime < 1 << 63 and 0 <= inode.mtime_ns <= _NANOSECONDS):
             self.refuse(node, f"mtime {inode.mtime} s {inode.mtime_ns} ns does not fit its fields")
-        if kind is FileType.FILE:
+        if kind is _FILE:
             self._file(node, inode)
-        elif kind is FileType.SYMLINK:
+        elif kind is _SYMLINK:
             if not 0 < len(inode.target) <= MAX_TARGET or b"\0" in inode.target:
                 self.refuse(node, f"a symlink target of {len(inode.target)} bytes, or with a NUL")
         elif kind is FileType.WHITEOUT:
@@ -82,15 +85,16 @@ class Checker:
             self._xattrs(node, inode)
 
     def _file(self, node: Node, inode: Inode) -> None:
+        size, content = inode.size, inode.content
         if inode.data is not None:
-            if len(inode.data) != inode.size:
-                self.refuse(node, f"{len(inode.data)} bytes of data in a file of {inode.size} bytes")
-        elif inode.size and inode.content is None:
-            self.refuse(node, f"{inode.size} bytes without a content")
-        elif inode.size < 0 or inode.size > 1 << MAX_CHUNK_BITS:
-            self.refuse(node, f"a file of {inode.size} bytes")
-        elif inode.size and inode.content is not None and len(inode.content.name) != 32:
-            self.refuse(node, f"a content name of {len(inode.content.name)} bytes")
+            if len(inode.data) != size:
+                self.refuse(node, f"{len(inode.data)} bytes of data in a file of {size} bytes")
+        elif size and content is None:
+            self.refuse(node, f"{size} bytes without a content")
+        elif size < 0 or size > _MAX_FILE:
+            self.refuse(node, f"a file of {size} bytes")
+        elif size and content is not None and len(content.name) != 32:
+            self.refuse(node, f"a content name of {len(content.name)} bytes")
 
     def _device(self, node: Node, inode: Inode) -> None:
         major, minor = inode.rdev

@@ -7,12 +7,15 @@ for bit: inodes breadth first, siblings in byte order, each hardlink at its firs
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping
 
 from als.erofs.check import Checker
 from als.erofs.profile import Profile
 from als.erofs.xattrs import ACL_NAMES, SharedXattrs, Xattr, XattrCounter, escape, metacopy_value
-from als.model.tree import Directory, FileType, Inode, Node, Tree, inode_of
+from als.model.tree import Directory, FileType, Inode, Node, Tree
+
+_WHITEOUT = FileType.WHITEOUT
 
 
 def is_redirected(inode: Inode) -> bool:
@@ -30,10 +33,12 @@ class Order:
 
     def __init__(self, tree: Tree, profile: Profile, verity: Mapping[bytes, bytes]) -> None:
         self.profile = profile
-        self.nodes: list[Node] = [tree.root]
-        self.links = array("I", [0])
-        self.listings: dict[int, list[bytes]] = {}
-        """Of each directory, by its number: all names in it, sorted, with ``.`` and ``..``."""
+        self.nodes: list[Node] = []
+        self.inodes: list[Inode] = []
+        """The inode behind each node."""
+        self.links = array("I")
+        self.listings: dict[int, tuple[list[bytes], array[int]]] = {}
+        """Of each directory, by its number: all names in it, sorted, with ``.`` and ``..``, and the number behind each name."""
         self.has_acl = False
         root = tree.root.inode
         self.epoch = (root.mtime, root.mtime_ns)
@@ -42,31 +47,19 @@ class Order:
         self._opaque, self._metacopy, self._redirect = profile.opaque, profile.metacopy, profile.redirect
         self._verity = verity
         self._checker = Checker(tree, profile)
-        self._numbers: dict[Node, int] = {tree.root: 0}
-        self._parents = array("I", [0])
-        self._whiteout, self._hidden = _whiteouts(tree.root.inode, profile)
+        self._numbers: dict[Node, int] = {}
+        self._whiteout, self._hidden = _whiteouts(root, profile)
         self._counter = XattrCounter()
-        self._checker.node(tree.root)
-        for number, node in enumerate(self.nodes):  # which grows on the way
-            self._count(node)
-            if isinstance(node, Directory):
-                self._enter(number, node)
+        self._number_all(tree.root)
+        self._numbers.clear()
         self.shared = self._share()
 
-    def number_of(self, number: int, directory: Directory, name: bytes) -> int:
-        """The number of the inode behind `name` in `directory`, which itself has `number`."""
-        if name == b".":
-            return number
-        if name == b"..":
-            return self._parents[number]
-        return self._numbers[self._node(directory, name)]
-
-    def sole_content(self, node: Node) -> bytes | None:
+    def sole_content(self, inode: Inode) -> bytes | None:
         """The name of a content that no other inode leads to, if all xattrs of this inode are those which say so."""
-        if self._verity or isinstance(node, Directory) or node.content is None or node.xattrs or not is_redirected(node):
+        content = inode.content
+        if content is None or inode.xattrs or self._verity or not is_redirected(inode):
             return None
-        name = node.content.name
-        return None if name in self._shared_contents else name
+        return None if content.name in self._shared_contents else content.name
 
     def xattrs(self, node: Node) -> list[Xattr]:
         """All xattrs that the image gives to an inode, ours among them, sorted by name."""
@@ -89,55 +82,67 @@ class Order:
     def _is_opaque(self, directory: Directory) -> bool:
         return directory.opaque or (directory is self._root and not self.profile.layer)
 
-    def _node(self, directory: Directory, name: bytes) -> Node:
-        node = directory.entries.get(name)
-        if node is None:
-            return self._hidden[name]
-        if isinstance(node, Inode) and node.type is FileType.WHITEOUT:
-            return self._whiteout
-        return node
+    def _number_all(self, root: Directory) -> None:
+        """Number all inodes, breadth first."""
+        self._checker.node(root)
+        self._numbers[root] = 0
+        self._take(root, root.inode)
+        directories = [(0, 0, root)]
+        for number, parent, directory in directories:  # which grows on the way
+            self._enter(number, parent, directory, directories)
 
-    def _enter(self, number: int, directory: Directory) -> None:
-        """Number what is in a directory."""
-        self._checker.directory(directory)
-        entries = directory.entries
+    def _enter(self, number: int, parent: int, directory: Directory, found: list[tuple[int, int, Directory]]) -> None:
+        """Number what is in a directory; add to `found` the directories among it, with their numbers and their parent's."""
+        checker, numbers, links, entries = self._checker, self._numbers, self.links, directory.entries
+        checker.directory(directory)
         names = sorted([*entries, *self._hidden]) if number == 0 else sorted(entries)
+        children = array("I")
         subdirectories = 0
         for name in names:
-            if name in entries:
-                self._checker.node(entries[name])
-            node = self._node(directory, name)
-            known = self._numbers.setdefault(node, len(self.nodes))
+            node = entries.get(name)
+            if node is None:
+                node = self._hidden[name]
+            else:
+                checker.node(node)
+                if isinstance(node, Inode) and node.type is _WHITEOUT:
+                    node = self._whiteout
+            count = len(links)
+            known = numbers.setdefault(node, count)
+            children.append(known)
             if isinstance(node, Directory):
                 subdirectories += 1
-                if known != len(self.nodes):
-                    self._checker.refuse(node, "a directory with two names")
-            if known == len(self.nodes):
-                self.nodes.append(node)
-                self._parents.append(number)
-                self.links.append(1)
+                if known != count:
+                    checker.refuse(node, "a directory with two names")
+                found.append((known, number, node))
+                self._take(node, node.inode)
+            elif known == count:
+                self._take(node, node)
             else:
-                self.links[known] += 1
-        self.links[number] = 2 + subdirectories
-        names += (b".", b"..")
-        names.sort()
-        self.listings[number] = names
+                links[known] += 1
+        links[number] = 2 + subdirectories
+        for name, known in ((b".", number), (b"..", parent)):
+            position = bisect_left(names, name)
+            names.insert(position, name)
+            children.insert(position, known)
+        self.listings[number] = names, children
 
-    def _count(self, node: Node) -> None:
-        """Take an inode into what is counted over all of them."""
-        inode = inode_of(node)
-        if inode.mtime < self.epoch[0] or (inode.mtime == self.epoch[0] and inode.mtime_ns < self.epoch[1]):
-            self.epoch = (inode.mtime, inode.mtime_ns)
+    def _take(self, node: Node, inode: Inode) -> None:
+        """Append an inode to those of the image, and take it into what is counted over all of them."""
+        self.nodes.append(node)
+        self.inodes.append(inode)
+        self.links.append(1)
+        if inode.mtime <= self.epoch[0]:
+            self.epoch = min(self.epoch, (inode.mtime, inode.mtime_ns))
         for name, value in inode.xattrs:
             self._counter.add((escape(name, self.profile.escaped), value))
             if name in ACL_NAMES:
                 self.has_acl = True
+        content = inode.content
         if isinstance(node, Directory):
             if self._is_opaque(node):
                 self._counter.add((self._opaque, b"y"))
-        elif inode.content is not None and is_redirected(inode):
-            name = inode.content.name
-            self._counter.add_content(name, self._verity.get(name, b""))
+        elif content is not None and is_redirected(inode):
+            self._counter.add_content(content.name, self._verity.get(content.name, b""))
 
     def _share(self) -> SharedXattrs:
         common, names, digests = self._counter.common()

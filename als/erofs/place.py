@@ -11,10 +11,12 @@ from array import array
 from als.erofs.areas import Areas
 from als.erofs.layout import BLOCK, COMPACT, DIRENT, EXTENDED, NULL_CHUNK, SLOT, SUPER, SUPER_OFFSET, round_up
 from als.erofs.order import Order
-from als.model.tree import Directory, FileType, Inode, Node, inode_of
+from als.model.tree import FileType, Inode
 
 _U16 = 0xFFFF
 _U32 = 0xFFFFFFFF
+_DIR, _SYMLINK = FileType.DIR, FileType.SYMLINK
+_NULL_TAIL = len(NULL_CHUNK)
 
 
 class Places:
@@ -22,68 +24,63 @@ class Places:
 
     def __init__(self, order: Order, areas: Areas) -> None:
         self._order = order
-        self._areas = areas
-        self.nids = array("Q")
-        self.areas = array("I")
-        self.blocks = array("I")
-        self.tails = array("H")
-        self.compact = bytearray()
+        count = len(order.inodes)
+        self.nids = array("Q", bytes(8 * count))
+        self.areas = array("I", bytes(4 * count))
+        self.blocks = array("I", bytes(4 * count))
+        self.tails = array("H", bytes(2 * count))
+        self.compact = bytearray(count)
         self.data_blocks = 0
-        position = SUPER_OFFSET + SUPER.size
-        for number, node in enumerate(order.nodes):
-            position = self._place(number, node, round_up(position, SLOT))
-        self.shared_start = round_up(position, SLOT)
+        self.shared_start = round_up(self._place_all(areas), SLOT)
         """Where the shared xattrs begin, in bytes."""
         self.data_start = round_up(self.shared_start + order.shared.size, BLOCK)
         """Where the data blocks begin, in bytes."""
 
-    def _place(self, number: int, node: Node, position: int) -> int:
-        """Find the place of one inode, at `position` or soon after; return where it ends."""
-        blocks, tail = self._data_size(number, node)
-        compact = self._fits_compact(number, node, blocks * BLOCK + tail)
-        area = self._areas.size(node)
-        head = (COMPACT.size if compact else EXTENDED.size) + area
-        inode = inode_of(node)
-        if inode.type is FileType.SYMLINK:
-            padding, outside = _pad_symlink(position, head + tail)
-        else:
-            padding, outside = _pad_tail(position + head, tail) if tail else (0, False)
+    def _place_all(self, areas: Areas) -> int:
+        """Find the place of each inode, as soon behind the one before it as may be; return where the last one ends."""
+        order = self._order
+        links, epoch, size_of = order.links, order.epoch, areas.size
+        position = SUPER_OFFSET + SUPER.size
+        for number, inode in enumerate(order.inodes):
+            blocks, tail = self._data_size(number, inode)
+            compact = (
+                (inode.mtime, inode.mtime_ns) == epoch
+                and links[number] <= _U16
+                and inode.uid <= _U16
+                and inode.gid <= _U16
+                and (blocks * BLOCK + tail if inode.type is _DIR else inode.size) <= _U32
+            )
+            area = size_of(number)
+            head = (COMPACT.size if compact else EXTENDED.size) + area
+            position = (position + SLOT - 1) & -SLOT
+            if inode.type is _SYMLINK:
+                padding, outside = _pad_symlink(position, head + tail)
+            else:
+                padding, outside = _pad_tail(position + head, tail) if tail else (0, False)
+                if outside:
+                    padding = -position % BLOCK
             if outside:
-                padding = -position % BLOCK
-        if outside:
-            blocks, tail = blocks + 1, 0
-        position += padding
-        self.nids.append(position // SLOT)
-        self.areas.append(area)
-        self.blocks.append(blocks)
-        self.tails.append(tail)
-        self.compact.append(compact)
-        self.data_blocks += blocks
-        return position + head + tail
+                blocks, tail = blocks + 1, 0
+            position += padding
+            self.nids[number] = position // SLOT
+            self.areas[number] = area
+            self.blocks[number] = blocks
+            self.tails[number] = tail
+            self.compact[number] = compact
+            self.data_blocks += blocks
+            position += head + tail
+        return position
 
-    def _data_size(self, number: int, node: Node) -> tuple[int, int]:
+    def _data_size(self, number: int, inode: Inode) -> tuple[int, int]:
         """Whole blocks and bytes of the tail of an inode's data."""
-        if isinstance(node, Directory):
-            return _directory_size(self._order.listings[number])
-        if node.type is FileType.SYMLINK:
-            return 0, len(node.target)
-        if node.data:
-            blocks, tail = divmod(len(node.data), BLOCK)
+        if inode.type is _DIR:
+            return _directory_size(self._order.listings[number][0])
+        if inode.type is _SYMLINK:
+            return 0, len(inode.target)
+        if inode.data:
+            blocks, tail = divmod(len(inode.data), BLOCK)
             return (blocks + 1, 0) if tail > BLOCK // 2 else (blocks, tail)
-        return 0, len(NULL_CHUNK) if node.size else 0
-
-    def _fits_compact(self, number: int, node: Node, data_size: int) -> bool:
-        """Whether the short form of an inode can hold its attributes."""
-        inode = inode_of(node)
-        size = inode.size if isinstance(node, Inode) else data_size
-        return (
-            inode.mtime == self._order.epoch[0]
-            and inode.mtime_ns == self._order.epoch[1]
-            and self._order.links[number] <= _U16
-            and inode.uid <= _U16
-            and inode.gid <= _U16
-            and size <= _U32
-        )
+        return 0, _NULL_TAIL if inode.size else 0
 
 
 def _pad_symlink(position: int, size: int) -> tuple[int, bool]:

@@ -14,7 +14,7 @@ directory, it gives every name an inode of its own. We always write the true num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import BinaryIO
 
@@ -48,7 +48,7 @@ from als.erofs.order import Order, is_redirected
 from als.erofs.place import Places
 from als.erofs.profile import Profile
 from als.erofs.xattrs import encode_entry
-from als.model.tree import Directory, FileType, Inode, Node, Tree, inode_of
+from als.model.tree import FileType, Inode, Tree
 
 _BUFFER = 1 << 20
 
@@ -86,25 +86,24 @@ class _Writer:
         self._places = places
         self._areas = areas
         self._next_block = places.data_start // BLOCK
-        self._kinds = bytes(DIRENT_TYPES[inode_of(node).type] for node in order.nodes)
+        self._kinds = bytes([DIRENT_TYPES[inode.type] for inode in order.inodes])
 
     def pieces(self) -> Iterator[bytes]:
         """The image from front to back."""
         yield self._header()
         position = SUPER_OFFSET + SUPER.size
-        for number, node in enumerate(self._order.nodes):
-            start = self._places.nids[number] * SLOT
-            inode = self._inode(number, node)
-            yield bytes(start - position)
-            yield inode
+        for number, nid in enumerate(self._places.nids):
+            start = nid * SLOT
+            inode = self._inode(number)
+            yield inode if start == position else bytes(start - position) + inode
             position = start + len(inode)
         yield bytes(self._places.shared_start - position)
         for name, value in self._order.shared.entries:
             yield encode_entry(name, value)
         yield bytes(self._places.data_start - self._places.shared_start - self._order.shared.size)
-        for number, node in enumerate(self._order.nodes):
-            if self._places.blocks[number]:
-                yield from self._data_blocks(number, node)
+        for number, blocks in enumerate(self._places.blocks):
+            if blocks:
+                yield from self._data_blocks(number, blocks)
 
     def _header(self) -> bytes:
         order, places = self._order, self._places
@@ -115,18 +114,19 @@ class _Writer:
         superblock = SUPER.pack(SUPER_MAGIC, 0, FEATURE_COMPAT, BLOCK_BITS, 0, *identity, *([0] * 9))
         return header.ljust(SUPER_OFFSET, b"\0") + superblock
 
-    def _inode(self, number: int, node: Node) -> bytes:
+    def _inode(self, number: int) -> bytes:
         """An inode with its xattrs and its tail."""
-        inode = inode_of(node)
         places = self._places
-        tail = self._tail(number, node)
-        layout, union = self._data_place(number, inode)
-        size = places.blocks[number] * BLOCK + len(tail) if isinstance(node, Directory) else inode.size
-        if inode.type is FileType.SYMLINK:
-            size = len(inode.target)
-        mode = FORMAT_BITS[inode.type] | inode.mode
-        words = (places.areas[number] - XATTR_HEADER.size) // 4 + 1 if places.areas[number] else 0
-        links = self._order.links[number]
+        inode = self._order.inodes[number]
+        if is_redirected(inode):
+            size, tail = inode.size, NULL_CHUNK
+            layout, union = CHUNK_BASED, chunk_bits(size) - BLOCK_BITS
+        else:
+            size, tail = self._size(number, inode), self._tail(number, inode)
+            layout, union = FLAT_INLINE if tail else FLAT_PLAIN, self._union(number, inode)
+        area = places.areas[number]
+        words = (area - XATTR_HEADER.size) // 4 + 1 if area else 0
+        mode, links = FORMAT_BITS[inode.type] | inode.mode, self._order.links[number]
         if places.compact[number]:
             head = COMPACT.pack(layout << 1, words, mode, links, size, 0, union, number, inode.uid, inode.gid, 0)
         else:
@@ -134,64 +134,64 @@ class _Writer:
             head = EXTENDED.pack(layout << 1 | 1, words, mode, 0, size, union, *owner, links)
         if not words:
             return head + tail
-        return head + self._areas.encode(node, places.shared_start % BLOCK) + tail
+        return head + self._areas.encode(number, places.shared_start % BLOCK) + tail
 
-    def _data_place(self, number: int, inode: Inode) -> tuple[int, int]:
-        """An inode's data layout, and the field which says where the data are (or which device, or the size of chunks)."""
-        layout = FLAT_INLINE if self._places.tails[number] else FLAT_PLAIN
+    def _size(self, number: int, inode: Inode) -> int:
+        """What an inode states as the size of its data."""
+        if inode.type is FileType.DIR:
+            return self._places.blocks[number] * BLOCK + self._places.tails[number]
+        return len(inode.target) if inode.type is FileType.SYMLINK else inode.size
+
+    def _union(self, number: int, inode: Inode) -> int:
+        """The field of an inode without redirect which says where its data are, or which device it is."""
         if inode.type in (FileType.CHAR, FileType.BLOCK):
-            return layout, encode_rdev(*inode.rdev)
-        if is_redirected(inode):
-            return CHUNK_BASED, chunk_bits(inode.size) - BLOCK_BITS
+            return encode_rdev(*inode.rdev)
         blocks = self._places.blocks[number]
         if not blocks:
-            return layout, 0
+            return 0
         self._next_block += blocks
-        return layout, self._next_block - blocks
+        return self._next_block - blocks
 
-    def _tail(self, number: int, node: Node) -> bytes:
-        """What stands behind the inode and its xattrs."""
+    def _tail(self, number: int, inode: Inode) -> bytes:
+        """What stands behind an inode without redirect and its xattrs."""
         tail = self._places.tails[number]
         if not tail:
             return b""
-        if isinstance(node, Directory):
-            *_, names = _directory_blocks(self._order.listings[number])
-            return self._dirents(number, node, names)
-        if node.type is FileType.SYMLINK:
-            return node.target
-        return node.data[-tail:] if node.data else NULL_CHUNK
+        if inode.type is FileType.DIR:
+            *_, names = _directory_blocks(self._order.listings[number][0])
+            return self._dirents(number, names)
+        return inode.target if inode.type is FileType.SYMLINK else (inode.data or b"")[-tail:]
 
-    def _data_blocks(self, number: int, node: Node) -> Iterator[bytes]:
+    def _data_blocks(self, number: int, blocks: int) -> Iterator[bytes]:
         """The whole blocks of an inode's data."""
-        if isinstance(node, Directory):
-            blocks = _directory_blocks(self._order.listings[number])
-            for names in islice(blocks, self._places.blocks[number]):
-                yield self._dirents(number, node, names).ljust(BLOCK, b"\0")
+        inode = self._order.inodes[number]
+        if inode.type is FileType.DIR:
+            for names in islice(_directory_blocks(self._order.listings[number][0]), blocks):
+                yield self._dirents(number, names).ljust(BLOCK, b"\0")
             return
-        data = node.target if node.type is FileType.SYMLINK else node.data or b""
-        size = self._places.blocks[number] * BLOCK
-        yield data[:size].ljust(size, b"\0")
+        data = inode.target if inode.type is FileType.SYMLINK else inode.data or b""
+        yield data[: blocks * BLOCK].ljust(blocks * BLOCK, b"\0")
 
-    def _dirents(self, number: int, directory: Directory, names: list[bytes]) -> bytes:
+    def _dirents(self, number: int, block: slice) -> bytes:
         """One block of a directory: fixed-size entries, then the names."""
+        listing, children = self._order.listings[number]
+        names = listing[block]
         offset = DIRENT.size * len(names)
         nids, kinds, pack = self._places.nids, self._kinds, DIRENT.pack
-        number_of: Callable[[int, Directory, bytes], int] = self._order.number_of
         entries: list[bytes] = []
-        for name in names:
-            child = number_of(number, directory, name)
+        for name, child in zip(names, children[block], strict=True):
             entries.append(pack(nids[child], offset, kinds[child]))
             offset += len(name)
         return b"".join(entries + names)
 
 
-def _directory_blocks(names: list[bytes]) -> Iterator[list[bytes]]:
+def _directory_blocks(names: list[bytes]) -> Iterator[slice]:
     """The names of a directory as they are spread over its blocks."""
     used = first = 0
     for position, name in enumerate(names):
         size = DIRENT.size + len(name)
         if used + size > BLOCK:
-            yield names[first:position]
+            yield slice(first, position)
             first, used = position, 0
         used += size
-    yield names[first:]
+    yield slice(first, len(names))

@@ -30,6 +30,7 @@ KINDS = tuple(EntryType)
 HAS_SHA256 = 1
 HOLE = 2
 SHA256_BYTES = 32
+_NO_DEVICE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,21 @@ class LayerIndex:
             columns.rdevs.get(number, (0, 0)),
             columns.xattrs.get(number, ()),
         )
+
+    def entries(self) -> Iterator[Entry]:
+        """What the index says of all names, in their order; takes less time than asking for each."""
+        columns = self.columns
+        text, rdevs, xattrs = columns.text, columns.rdevs, columns.xattrs
+        ends = (range(len(self)), columns.path_ends, columns.link_ends)
+        numbers = (columns.modes, columns.uids, columns.gids, columns.mtimes, columns.mtimes_ns, columns.sizes)
+        start = 0
+        for number, path_end, link_end, kind, mode, uid, gid, mtime, ns, size in zip(
+            *ends, columns.kinds, *numbers, strict=True
+        ):
+            path, link = bytes(text[start:path_end]), bytes(text[path_end:link_end])
+            rdev, own = rdevs.get(number, _NO_DEVICE), xattrs.get(number, ())
+            yield Entry(path, KINDS[kind], mode, uid, gid, mtime, ns, size, size, link, rdev, own)
+            start = link_end
 
     def size(self, number: int) -> int:
         """Bytes of an entry that is a regular file; 0 of any other."""

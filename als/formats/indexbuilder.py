@@ -8,6 +8,8 @@ units that overlap or leave the blob. Nobody loses an image by it: a layer whose
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,7 +33,10 @@ from als.model.paths import clean, show
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 """What Go's JSON encoder writes for bytes of a name that are no UTF-8: the true name is lost."""
-_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+_SHA256 = struct.Struct(f"{SHA256_BYTES}s")
+_FILE = EntryType.FILE
+_NUMBERS = {kind: number.to_bytes() for number, kind in enumerate(KINDS)}
+_HAS_SHA256, _HOLE = HAS_SHA256.to_bytes(), HOLE.to_bytes()
 _NO_SHA256 = bytes(SHA256_BYTES)
 _UINT32 = 1 << 32
 _INT64 = 1 << 63
@@ -75,7 +80,7 @@ class IndexBuilder:
     def __len__(self) -> int:
         return len(self._columns.kinds)
 
-    def add(self, entry: Entry, sha256: bytes | None = None, rows: list[ChunkRow] | None = None, end: int = 0) -> None:
+    def add(self, entry: Entry, sha256: bytes | None = None, rows: Sequence[ChunkRow] = (), end: int = 0) -> None:
         """Take the next entry.
 
         :param rows: of a regular file that is not empty.
@@ -85,7 +90,7 @@ class IndexBuilder:
         """
         self._check_name(entry.path)
         self._weigh(entry)
-        self._append(entry, self._add_chunks(entry, sha256, rows or [], end) if entry.type is EntryType.FILE else None)
+        self._append(entry, self._add_chunks(entry, sha256, rows, end) if entry.type is _FILE else None)
 
     def finish(
         self,
@@ -112,7 +117,7 @@ class IndexBuilder:
     # -- entries
 
     def _check_name(self, path: bytes) -> None:
-        if len(self) >= self._limits.entries:
+        if len(self._columns.kinds) >= self._limits.entries:
             raise LimitExceeded(f"the layer holds more than {self._limits.entries} entries", where=show(path))
         if len(path) > self._limits.path_bytes:
             raise LimitExceeded(f"a path is longer than {self._limits.path_bytes} bytes", where=show(path))
@@ -127,72 +132,75 @@ class IndexBuilder:
         self._names.add(name)
 
     def _weigh(self, entry: Entry) -> None:
-        size = len(entry.path) + len(entry.linkname)
+        path, linkname = entry.path, entry.linkname
+        size = len(path) + len(linkname)
         for name, value in entry.xattrs:
             size += len(name) + len(value)
             if REPLACEMENT in name:
                 raise _lost(entry)
-        if REPLACEMENT in entry.path or REPLACEMENT in entry.linkname:
+        if not (path.isascii() and linkname.isascii()) and (REPLACEMENT in path or REPLACEMENT in linkname):
             raise _lost(entry)
         self._metadata += size
         if self._metadata > self._limits.metadata_bytes:
             raise LimitExceeded(f"the layer has more than {self._limits.metadata_bytes} bytes of metadata")
 
     def _append(self, entry: Entry, sha256: bytes | None) -> None:
-        if not (0 <= entry.uid < _UINT32 and 0 <= entry.gid < _UINT32):
-            raise BadImage(f"an owner that cannot exist, {entry.uid}:{entry.gid}", where=show(entry.path))
-        if not (0 <= entry.mode < _UINT32 and 0 <= entry.size < _INT64 and -_INT64 <= entry.mtime < _INT64):
-            raise BadImage("a mode, size or time that cannot be", where=show(entry.path))
-        if not all(0 <= number < _UINT32 for number in entry.rdev):
-            raise BadImage("a device number that cannot be", where=show(entry.path))
+        path, kind, mode, uid, gid, mtime, mtime_ns, size, _, linkname, rdev, xattrs, _ = entry
+        if not (0 <= uid < _UINT32 and 0 <= gid < _UINT32):
+            raise BadImage(f"an owner that cannot exist, {uid}:{gid}", where=show(path))
+        if not (0 <= mode < _UINT32 and 0 <= size < _INT64 and -_INT64 <= mtime < _INT64):
+            raise BadImage("a mode, size or time that cannot be", where=show(path))
         columns = self._columns
         number = len(columns.kinds)
-        columns.text += entry.path
+        if rdev != (0, 0):
+            if not all(0 <= each < _UINT32 for each in rdev):
+                raise BadImage("a device number that cannot be", where=show(path))
+            columns.rdevs[number] = rdev
+        columns.text += path
         columns.path_ends.append(len(columns.text))
-        columns.text += entry.linkname
+        columns.text += linkname
         columns.link_ends.append(len(columns.text))
-        columns.kinds += _NUMBERS[entry.type].to_bytes()
-        columns.modes.append(entry.mode)
-        columns.uids.append(entry.uid)
-        columns.gids.append(entry.gid)
-        columns.mtimes.append(entry.mtime)
-        columns.mtimes_ns.append(entry.mtime_ns)
-        columns.sizes.append(entry.size)
+        columns.kinds += _NUMBERS[kind]
+        columns.modes.append(mode)
+        columns.uids.append(uid)
+        columns.gids.append(gid)
+        columns.mtimes.append(mtime)
+        columns.mtimes_ns.append(mtime_ns)
+        columns.sizes.append(size)
         columns.flags += b"\1" if sha256 is not None else b"\0"
         columns.sha256s += sha256 or _NO_SHA256
         columns.chunk_ends.append(len(columns.chunk_offsets))
-        if entry.rdev != (0, 0):
-            columns.rdevs[number] = entry.rdev
-        if entry.xattrs:
-            columns.xattrs[number] = entry.xattrs
+        if xattrs:
+            columns.xattrs[number] = xattrs
 
     # -- chunks
 
-    def _add_chunks(self, entry: Entry, sha256: bytes | None, rows: list[ChunkRow], end: int) -> bytes | None:
+    def _add_chunks(self, entry: Entry, sha256: bytes | None, rows: Sequence[ChunkRow], end: int) -> bytes | None:
         """Returns the file's sha256, which that of its only chunk is as well."""
-        if entry.size > self._limits.file_bytes:
-            raise LimitExceeded(f"a file of {entry.size} bytes", where=show(entry.path))
-        self._total += entry.size
-        if self._total > self._limits.layer_bytes:
-            raise LimitExceeded(f"the layer holds more than {self._limits.layer_bytes} bytes", where=show(entry.path))
-        if entry.size <= 0:
-            if entry.size < 0 or rows or sha256 not in (None, EMPTY_SHA256):
+        size, limits = entry.size, self._limits
+        if size > limits.file_bytes:
+            raise LimitExceeded(f"a file of {size} bytes", where=show(entry.path))
+        self._total += size
+        if self._total > limits.layer_bytes:
+            raise LimitExceeded(f"the layer holds more than {limits.layer_bytes} bytes", where=show(entry.path))
+        if size <= 0:
+            if size < 0 or rows or sha256 not in (None, EMPTY_SHA256):
                 raise BadImage("an empty file with content", where=show(entry.path))
             return EMPTY_SHA256
         if not rows:
             raise BadImage("a file without chunks", where=show(entry.path))
-        if len(self._columns.chunk_offsets) + len(rows) > self._limits.chunks:
-            raise LimitExceeded(f"the layer has more than {self._limits.chunks} chunks", where=show(entry.path))
+        if len(self._columns.chunk_offsets) + len(rows) > limits.chunks:
+            raise LimitExceeded(f"the layer has more than {limits.chunks} chunks", where=show(entry.path))
         if len(rows) == 1 and not rows[0].hole:
             promised = rows[0].sha256 or sha256
-            if sha256 not in (None, promised):
+            if sha256 is not None and sha256 != promised:
                 raise BadImage("a file and its only chunk have different digests", where=show(entry.path))
-            self._add_chunk(entry, rows[0], 0, entry.size, promised)
+            self._add_chunk(entry, rows[0], 0, size, promised)
             sha256 = promised
         else:
             position = 0
             for row, following in zip(rows, [*rows[1:], None], strict=True):
-                stop = entry.size if following is None else following.offset
+                stop = size if following is None else following.offset
                 self._add_chunk(entry, row, position, stop, row.sha256)
                 position = stop
         if end:
@@ -201,37 +209,40 @@ class IndexBuilder:
 
     def _add_chunk(self, entry: Entry, row: ChunkRow, start: int, stop: int, sha256: bytes | None) -> None:
         """Take the chunk that has to reach from `start` to `stop` of the file."""
-        size = row.size or entry.size - row.offset
-        if row.offset != start or start + size != stop or size <= 0:
+        offset, size, unit, inner_offset, _, hole = row
+        size = size or entry.size - offset
+        if offset != start or start + size != stop or size <= 0:
             raise BadImage("the chunks of a file overlap, or leave gaps", where=show(entry.path))
-        if not row.hole and sha256 is None:
+        if not hole and sha256 is None:
             raise Unsupported("a chunk without a digest", where=show(entry.path), hint="the layer can only be read whole")
-        self._place(entry, row, size)
+        self._place(entry, unit, inner_offset, size)
         columns = self._columns
         columns.chunk_offsets.append(start)
-        columns.chunk_inner.append(row.inner_offset)
+        columns.chunk_inner.append(inner_offset)
         columns.chunk_units.append(len(columns.unit_starts) - 1)
-        columns.chunk_flags += (HOLE if row.hole else HAS_SHA256).to_bytes()
-        columns.chunk_sha256s += (None if row.hole else sha256) or _NO_SHA256
+        columns.chunk_flags += _HOLE if hole else _HAS_SHA256
+        columns.chunk_sha256s += (None if hole else sha256) or _NO_SHA256
 
-    def _place(self, entry: Entry, row: ChunkRow, size: int) -> None:
+    def _place(self, entry: Entry, unit: int, inner_offset: int, size: int) -> None:
         """Find the chunk's unit, which is the last one or begins a new one."""
         starts, ends = self._columns.unit_starts, self._columns.unit_ends
-        if not 0 <= row.unit < self._payload_end or row.inner_offset < 0 or row.unit + row.inner_offset == 0:
+        if not 0 <= unit < self._payload_end or inner_offset < 0 or unit + inner_offset == 0:
             raise BadImage("a chunk that does not lie in the layer's data", where=show(entry.path))
-        if row.inner_offset + size > self._limits.layer_bytes:
+        if inner_offset + size > self._limits.layer_bytes:
             raise LimitExceeded(f"a unit holds more than {self._limits.layer_bytes} bytes", where=show(entry.path))
-        if starts and row.unit == starts[-1]:
-            if ends[-1] or row.inner_offset < self._inner_end:
+        if starts and unit == starts[-1]:
+            if ends[-1] or inner_offset < self._inner_end:
                 raise BadImage("chunks overlap in the blob", where=show(entry.path))
         else:
-            if starts and row.unit < (ends[-1] or starts[-1]):
-                raise BadImage("chunks overlap in the blob, or are out of order", where=show(entry.path))
-            if starts and not ends[-1]:
-                ends[-1] = row.unit
-            starts.append(row.unit)
+            if starts:
+                last_end = ends[-1]
+                if unit < (last_end or starts[-1]):
+                    raise BadImage("chunks overlap in the blob, or are out of order", where=show(entry.path))
+                if not last_end:
+                    ends[-1] = unit
+            starts.append(unit)
             ends.append(0)
-        self._inner_end = row.inner_offset + size
+        self._inner_end = inner_offset + size
 
     def _end_unit(self, entry: Entry, end: int) -> None:
         columns = self._columns
@@ -245,15 +256,12 @@ def _check_sizes(index: LayerIndex) -> None:
 
     By sorting, because a dictionary would double what the index itself takes.
     """
-    sizes, digests = index.columns.sizes, bytes(index.columns.sha256s)
-
-    def digest(number: int) -> bytes:
-        return digests[number * SHA256_BYTES : (number + 1) * SHA256_BYTES]
-
+    sizes = index.columns.sizes
+    digests = [digest for (digest,) in _SHA256.iter_unpack(index.columns.sha256s)]
     known = [number for number, (size, flag) in enumerate(zip(sizes, index.columns.flags, strict=True)) if size and flag]
-    known.sort(key=digest)
+    known.sort(key=digests.__getitem__)
     for one, other in pairwise(known):
-        if sizes[one] != sizes[other] and digest(one) == digest(other):
+        if digests[one] == digests[other] and sizes[one] != sizes[other]:
             raise BadImage("two files of different size have the same digest", where=show(index.entry(other).path))
 
 

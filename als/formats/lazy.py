@@ -179,12 +179,14 @@ def tree_of(index: LayerIndex, limits: Limits = DEFAULT_LIMITS) -> Tree:
     """
     builder = TreeBuilder(limits)
     shared: dict[bytes, Content] = {}
-    for number in range(len(index)):
-        entry = index.entry(number)
+    for number, entry in enumerate(index.entries()):
         if not entry.size:
             builder.add(entry)
             continue
         sha256 = index.sha256(number)
-        content = Content.of_sha256(sha256) if sha256 is not None else Content(index.chunks_digest(number), None)
-        builder.add(entry, shared.setdefault(content.name, content))
+        name = sha256 if sha256 is not None else index.chunks_digest(number)
+        content = shared.get(name)
+        if content is None:
+            content = shared[name] = Content(name, sha256)
+        builder.add(entry, content)
     return builder.finish()

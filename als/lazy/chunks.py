@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from struct import Struct
 
-from als.formats.index import HOLE, Chunk, LayerIndex
+from als.formats.index import HAS_SHA256, HOLE, SHA256_BYTES, Chunk, LayerIndex
+
+_SHA256 = Struct(f"{SHA256_BYTES}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +39,21 @@ class ChunkMap:
         self._here = bytearray(len(columns.chunk_offsets))
         self._whole = bytearray(len(index))
         """1: the file is here; 2: another entry stands for it."""
-        self._unnamed = {index.chunks_digest(n): n for n in self._numbers() if index.sha256(n) is None}
-        digests = bytes(columns.sha256s)
-        named = (n for n in self._numbers() if index.sha256(n) is not None)
+        with_content = [number for number, size in enumerate(columns.sizes) if size]
+        digests = [digest for (digest,) in _SHA256.iter_unpack(columns.sha256s)]
+        named = (number for number in with_content if columns.flags[number] & HAS_SHA256)
         # Not a dict: of a million files it would take a hundred megabytes more.
-        self._sorted = array("I", sorted(named, key=lambda n: digests[32 * n : 32 * n + 32]))
+        self._sorted = array("I", sorted(named, key=digests.__getitem__))
         for number, other in pairwise(self._sorted):
-            if digests[32 * number : 32 * number + 32] == digests[32 * other : 32 * other + 32]:
+            if digests[number] == digests[other]:
                 self._whole[other] = 2
-        for number in self._numbers():
-            if index.sha256(number) is None and self._unnamed[index.chunks_digest(number)] != number:
-                self._whole[number] = 2
+        self._unnamed: dict[bytes, int] = {}
+        for number in with_content:
+            if not columns.flags[number] & HAS_SHA256:
+                name = index.chunks_digest(number)
+                if name in self._unnamed:
+                    self._whole[self._unnamed[name]] = 2
+                self._unnamed[name] = number
         self._needs = bytearray(index.units)
         self._left = 0
         self._count()
@@ -168,23 +175,21 @@ class ChunkMap:
 
     # -- within
 
-    def _numbers(self) -> Iterable[int]:
-        return (number for number, size in enumerate(self.index.columns.sizes) if size)
-
     def _count(self) -> None:
         columns = self.index.columns
         self._files = self._chunks = self._bytes = self._chunks_here = self._bytes_here = 0
-        for number in self._numbers():
-            if self._whole[number] == 2:
-                continue
-            self._files += 1
-            self._bytes += columns.sizes[number]
-            for row in self.rows(number):
-                self._chunks += 1
-                if columns.chunk_flags[row] & HOLE:
-                    self._take(number, row)
-                else:
-                    self._needs[columns.chunk_units[row]] = 1
+        start = 0
+        for number, (size, stop) in enumerate(zip(columns.sizes, columns.chunk_ends, strict=True)):
+            if size and self._whole[number] != 2:
+                self._files += 1
+                self._bytes += size
+                self._chunks += stop - start
+                for row in range(start, stop):
+                    if columns.chunk_flags[row] & HOLE:
+                        self._take(number, row)
+                    else:
+                        self._needs[columns.chunk_units[row]] = 1
+            start = stop
         self._left = self._files
 
     def _take(self, number: int, row: int) -> None:

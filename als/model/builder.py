@@ -22,7 +22,7 @@ from als.errors import BadImage, LimitExceeded
 from als.model.entry import Entry, EntryType
 from als.model.inodes import check_attributes, check_xattrs_total, checked_xattrs, make_inode
 from als.model.limits import DEFAULT_LIMITS, Limits
-from als.model.paths import clean, show, split_name
+from als.model.paths import clean, show
 from als.model.tree import WHITEOUT, Content, Directory, FileType, Inode, Node, Tree
 
 WHITEOUT_PREFIX = b".wh."
@@ -33,6 +33,7 @@ OPAQUE_MARKER = b".wh..wh..opq"
 
 MAX_SYMLINKS = 40
 """MAXSYMLINKS of the kernel (include/linux/namei.h)."""
+_DIR, _HARDLINK = EntryType.DIR, EntryType.HARDLINK
 _CAPABILITY = b"security.capability"
 """The kernel drops it from a file whose owner is set (``chown_common`` in fs/open.c)."""
 
@@ -73,7 +74,7 @@ class TreeBuilder:
         """
         self._charge(entry.path)
         path = entry.path.rstrip(b"/")
-        head, name = split_name(path)
+        head, _, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT_PREFIX):
             self._weigh(len(path), path)
             self._add_whiteout(entry.path, name)
@@ -93,9 +94,10 @@ class TreeBuilder:
                 self._parents[head] = parent
         if len(name) > self._limits.name_bytes or b"\0" in name:
             raise _bad_name(entry.path)
-        if entry.type is EntryType.DIR:
+        kind = entry.type
+        if kind is _DIR:
             self._add_directory(parent, name, entry)
-        elif entry.type is EntryType.HARDLINK:
+        elif kind is _HARDLINK:
             self._add_hardlink(parent, name, entry)
         else:
             self._put(parent, name, make_inode(entry, self._limits, content, data), entry.path)
@@ -231,7 +233,8 @@ class TreeBuilder:
 
     def _put(self, parent: Directory, name: bytes, node: Node, where: bytes) -> None:
         """Let `node` take the place of whatever is there; `where` is the path that led to it."""
-        self._remove(parent, name, where)
+        if name in parent.entries:
+            self._remove(parent, name, where)
         parent.entries[name] = node
 
     def _remove(self, parent: Directory, name: bytes, where: bytes) -> None:
@@ -321,7 +324,7 @@ class TreeBuilder:
         ``extractTarFileEntry`` makes the link, then sets the owner, mode and time (of a symlink the owner only) and the
         header's xattrs. The kernel drops a file's capability when its owner is set, so one survives only if repeated.
         """
-        check_attributes(entry)
+        check_attributes(entry.path, entry.uid, entry.gid, entry.mtime, entry.mtime_ns)
         xattrs = checked_xattrs(entry, self._limits)
         old = links.current
         if (entry.uid, entry.gid) != (old.uid, old.gid):

@@ -17,6 +17,9 @@ class EntryType(enum.Enum):
     BLOCK = "block"
     FIFO = "fifo"
 
+    __hash__ = object.__hash__
+    """There is one object of each, and what `Enum` has is computed in Python: slow, with several look-ups for each name."""
+
 
 class Entry(NamedTuple):
     """What an archive says of one name.

@@ -17,6 +17,8 @@ _IGNORED_XATTRS = frozenset({b"security.selinux"})
 _INVALID_ID = 0xFFFFFFFF
 """(uid_t)-1, which chown(2) takes for "leave as it is"."""
 
+_FILE = FileType.FILE
+_NO_DEVICE = (0, 0)
 _FILE_TYPES = {
     EntryType.FILE: FileType.FILE,
     EntryType.DIR: FileType.DIR,
@@ -35,51 +37,48 @@ def make_inode(entry: Entry, limits: Limits, content: Content | None = None, dat
     :raises BadImage: no kernel could hold such an inode.
     :raises LimitExceeded: a size or an xattr is over its limit.
     """
-    check_attributes(entry)
-    kind = _FILE_TYPES[entry.type]
-    mode = entry.mode & 0o7777
-    size = 0
-    rdev = (0, 0)
-    target = b""
-    if kind is FileType.FILE:
-        size = entry.size
-        _check_content(entry, limits, content, data)
-    elif kind is FileType.SYMLINK:
-        mode = SYMLINK_MODE
-        target = entry.linkname
-        if not target or len(target) > limits.target_bytes or b"\0" in target:
-            raise BadImage("a symlink that leads to no possible path", where=show(entry.path))
-    elif kind is FileType.CHAR or kind is FileType.BLOCK:
-        rdev = entry.rdev
-        if rdev == (0, 0) and kind is FileType.CHAR:
-            return WHITEOUT
-        if not (0 <= rdev[0] < 1 << 12 and 0 <= rdev[1] < 1 << 20):
-            raise BadImage(f"a device number that cannot be, {rdev[0]}:{rdev[1]}", where=show(entry.path))
-    return Inode(
-        kind,
-        mode,
-        entry.uid,
-        entry.gid,
-        entry.mtime,
-        entry.mtime_ns,
-        size,
-        rdev,
-        target,
-        checked_xattrs(entry, limits) if entry.xattrs else (),
-        content if size else None,
-        data if size else None,
-    )
+    path, entry_type, mode, uid, gid, mtime, mtime_ns, size, _, target, rdev, xattrs, _ = entry
+    check_attributes(path, uid, gid, mtime, mtime_ns)
+    kind = _FILE_TYPES[entry_type]
+    mode &= 0o7777
+    if kind is _FILE:
+        if size < 0:
+            raise BadImage("a file of negative size", where=show(path))
+        if size > limits.file_bytes:
+            raise LimitExceeded(f"a file of {size} bytes", where=show(path))
+        if not size:
+            content = data = None
+        elif content is None and data is None:
+            raise ValueError(f"no content given for {show(path)}")
+        rdev, target = _NO_DEVICE, b""
+    else:
+        size, content, data = 0, None, None
+        if kind is FileType.SYMLINK:
+            mode, rdev = SYMLINK_MODE, _NO_DEVICE
+            if not target or len(target) > limits.target_bytes or b"\0" in target:
+                raise BadImage("a symlink that leads to no possible path", where=show(path))
+        elif kind is FileType.CHAR or kind is FileType.BLOCK:
+            target = b""
+            if rdev == _NO_DEVICE and kind is FileType.CHAR:
+                return WHITEOUT
+            if not (0 <= rdev[0] < 1 << 12 and 0 <= rdev[1] < 1 << 20):
+                raise BadImage(f"a device number that cannot be, {rdev[0]}:{rdev[1]}", where=show(path))
+        else:
+            rdev, target = _NO_DEVICE, b""
+    if xattrs:
+        xattrs = checked_xattrs(entry, limits)
+    return Inode(kind, mode, uid, gid, mtime, mtime_ns, size, rdev, target, xattrs, content, data)
 
 
-def check_attributes(entry: Entry) -> None:
+def check_attributes(path: bytes, uid: int, gid: int, mtime: int, mtime_ns: int) -> None:
     """Refuse what every type of inode has and no kernel could hold.
 
     :raises BadImage: the owner or the time cannot be.
     """
-    if not (0 <= entry.uid < _INVALID_ID and 0 <= entry.gid < _INVALID_ID):
-        raise BadImage(f"an owner that cannot exist, {entry.uid}:{entry.gid}", where=show(entry.path))
-    if not (-(1 << 63) <= entry.mtime < 1 << 63 and 0 <= entry.mtime_ns <= 999_999_999):
-        raise BadImage("a time that cannot be", where=show(entry.path))
+    if not (0 <= uid < _INVALID_ID and 0 <= gid < _INVALID_ID):
+        raise BadImage(f"an owner that cannot exist, {uid}:{gid}", where=show(path))
+    if not (-(1 << 63) <= mtime < 1 << 63 and 0 <= mtime_ns <= 999_999_999):
+        raise BadImage("a time that cannot be", where=show(path))
 
 
 def checked_xattrs(entry: Entry, limits: Limits) -> tuple[tuple[bytes, bytes], ...]:
@@ -107,12 +106,3 @@ def check_xattrs_total(xattrs: tuple[tuple[bytes, bytes], ...], limits: Limits, 
     total = sum(len(name) + len(value) for name, value in xattrs)
     if total > limits.xattrs_total_bytes:
         raise LimitExceeded(f"{total} bytes of xattrs", where=show(where))
-
-
-def _check_content(entry: Entry, limits: Limits, content: Content | None, data: bytes | None) -> None:
-    if entry.size < 0:
-        raise BadImage("a file of negative size", where=show(entry.path))
-    if entry.size > limits.file_bytes:
-        raise LimitExceeded(f"a file of {entry.size} bytes", where=show(entry.path))
-    if entry.size and content is None and data is None:
-        raise ValueError(f"no content given for {show(entry.path)}")

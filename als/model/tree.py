@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 class FileType(enum.Enum):
@@ -25,9 +26,11 @@ class FileType(enum.Enum):
     FIFO = "fifo"
     WHITEOUT = "whiteout"
 
+    __hash__ = object.__hash__
+    """As :class:`als.model.entry.EntryType` has it."""
 
-@dataclass(frozen=True, slots=True)
-class Content:
+
+class Content(NamedTuple):
     """Where the bytes of a regular file that is not empty are to be found.
 
     `name` (32 bytes) is the file's name in a layer's forest of objects; it must be known before the bytes are. Where a
@@ -44,9 +47,9 @@ class Content:
         return cls(sha256, sha256)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Inode:
-    """A file of any type with its attributes.
+    """A file of any type with its attributes; never changed, and not frozen only since that takes five times as long to make.
 
     Identity matters: two names with the same `Inode` object are hardlinks of each other. A regular file has either size
     0, or `content`, or `data` (its bytes, for files small enough to live in the metadata image), or both.

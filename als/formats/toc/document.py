@@ -103,7 +103,8 @@ class ArrayDocument:
         return found
 
     def _value(self) -> object:
-        self._peek()
+        if not self._text.startswith("{", self._at):
+            self._peek()
         while True:
             try:
                 value, end = self._decode(self._text, self._at)

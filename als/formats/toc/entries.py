@@ -16,13 +16,14 @@ containers/storage's ``pkg/chunked/internal/minimal/compression.go``:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from als.errors import BadImage
 from als.formats.index import Prefetch
 from als.formats.indexbuilder import ChunkRow, IndexBuilder
 from als.formats.toc.document import ArrayDocument
-from als.formats.toc.fields import Raw, Times, check_spelling, digest, integer, text, where_of, xattrs
+from als.formats.toc.fields import Raw, Times, check_spelling, digest, integer, integers, text, where_of, xattrs
 from als.model.entry import Entry, EntryType
 from als.model.limits import Limits
 
@@ -41,6 +42,13 @@ _TYPES = {
     "block": EntryType.BLOCK,
     "fifo": EntryType.FIFO,
 }
+_BOOKKEEPING = tuple(BOOKKEEPING)
+_NO_DEVICE = (0, 0)
+_FILE = EntryType.FILE
+_OWNER = ("mode", "uid", "gid")
+_OF_CHUNK = ("chunkOffset", "chunkSize", "offset", "innerOffset")
+_OF_EMPTY_FILE = (*_OWNER, "size", "endOffset")
+_OF_FILE = (*_OF_EMPTY_FILE, *_OF_CHUNK)
 _LINKS = (EntryType.SYMLINK, EntryType.HARDLINK)
 _DEVICES = (EntryType.CHAR, EntryType.BLOCK)
 
@@ -53,14 +61,12 @@ class Contents:
     tar_split_digest: str
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """An entry whose chunks are still being read."""
 
     entry: Entry
     sha256: bytes | None
-    end: int
-    rows: list[ChunkRow] = field(default_factory=list)
+    rows: list[ChunkRow]
 
 
 class TocReader:
@@ -75,6 +81,8 @@ class TocReader:
         self._bookkeeping = bookkeeping
         self._times = Times()
         self._pending: _Pending | None = None
+        self._end = 0
+        """Where in the blob the pending entry's last unit ends, if that is said."""
         self._hidden: set[bytes] = set()
         self._prefetch = Prefetch()
 
@@ -109,27 +117,29 @@ class TocReader:
         if entry_type is None:
             raise BadImage(f"an entry of unknown type {str(kind)[:40]!r}", where=where_of(raw))
         mtime, mtime_ns = self._times.read(raw, "modtime")
-        size = integer(raw, "size") if entry_type is EntryType.FILE else 0
-        entry = Entry(
-            text(raw, "name"),
-            entry_type,
-            integer(raw, "mode"),
-            integer(raw, "uid"),
-            integer(raw, "gid"),
-            mtime,
-            mtime_ns,
-            size,
-            size,
-            text(raw, "linkName") if entry_type in _LINKS else b"",
-            (integer(raw, "devMajor"), integer(raw, "devMinor")) if entry_type in _DEVICES else (0, 0),
-            xattrs(raw) if "xattrs" in raw else (),
-        )
-        if entry_type is not EntryType.FILE:
-            return _Pending(entry, None, 0)
-        pending = _Pending(entry, digest(raw, "digest"), integer(raw, "endOffset"))
-        if size:
-            pending.rows.append(_row(raw, pending.sha256))
-        return pending
+        self._end = 0
+        if entry_type is not _FILE:
+            mode, uid, gid = integers(raw, _OWNER)
+            entry = Entry(
+                text(raw, "name"),
+                entry_type,
+                mode,
+                uid,
+                gid,
+                mtime,
+                mtime_ns,
+                0,
+                0,
+                text(raw, "linkName") if entry_type in _LINKS else b"",
+                (integer(raw, "devMajor"), integer(raw, "devMinor")) if entry_type in _DEVICES else _NO_DEVICE,
+                xattrs(raw) if "xattrs" in raw else (),
+            )
+            return _Pending(entry, None, [])
+        mode, uid, gid, size, self._end, *chunk = integers(raw, _OF_FILE if raw.get("size") else _OF_EMPTY_FILE)
+        own = xattrs(raw) if "xattrs" in raw else ()
+        entry = Entry(text(raw, "name"), _FILE, mode, uid, gid, mtime, mtime_ns, size, size, b"", _NO_DEVICE, own)
+        sha256 = digest(raw, "digest")
+        return _Pending(entry, sha256, [_row(raw, chunk, sha256)] if size else [])
 
     def _add_row(self, raw: Raw) -> None:
         pending = self._pending
@@ -139,24 +149,24 @@ class TocReader:
             raise BadImage("a file with too many chunks", where=where_of(raw))
         if text(raw, "name") not in (b"", pending.entry.path):
             raise BadImage("a chunk of another file than the one it follows", where=where_of(raw))
-        pending.end = integer(raw, "endOffset") or pending.end
-        pending.rows.append(_row(raw, None))
+        self._end = integer(raw, "endOffset") or self._end
+        pending.rows.append(_row(raw, integers(raw, _OF_CHUNK), None))
 
     def _flush(self) -> None:
         """The last entry is complete."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        if self._bookkeeping and self._is_bookkeeping(pending):
+        if self._bookkeeping and pending.entry.path.endswith(_BOOKKEEPING) and self._is_bookkeeping(pending):
             return
-        self._builder.add(pending.entry, pending.sha256, pending.rows, pending.end)
+        self._builder.add(*pending, self._end)
 
     def _is_bookkeeping(self, pending: _Pending) -> bool:
         name = pending.entry.path
         name = name.removeprefix(b"/").removeprefix(b"./")
         if name not in BOOKKEEPING:
             return False
-        if pending.entry.type is not EntryType.FILE or name in self._hidden:
+        if pending.entry.type is not _FILE or name in self._hidden:
             raise BadImage("an entry with a name that the format keeps for itself", where=name.decode())
         self._hidden.add(name)
         if name == NO_PREFETCH:
@@ -169,19 +179,15 @@ class TocReader:
 _FIELDS = ("version", "tarSplitDigest")
 
 
-def _row(raw: Raw, of_file: bytes | None) -> ChunkRow:
+def _row(raw: Raw, numbers: list[int], of_file: bytes | None) -> ChunkRow:
     """What an entry says of its chunk.
 
+    :param numbers: its fields `_OF_CHUNK`.
     :param of_file: the file's digest, if the entry has it; of a small file it is the chunk's as well.
     """
     kind = raw.get("chunkType")
     if kind not in (None, "", "zeros"):
         raise BadImage(f"a chunk of unknown type {str(kind)[:40]!r}", where=where_of(raw))
-    return ChunkRow(
-        integer(raw, "chunkOffset"),
-        integer(raw, "chunkSize"),
-        integer(raw, "offset"),
-        integer(raw, "innerOffset"),
-        of_file if of_file is not None and raw.get("chunkDigest") == raw["digest"] else digest(raw, "chunkDigest"),
-        kind == "zeros",
-    )
+    file_offset, size, unit, inner_offset = numbers
+    same = of_file is not None and raw.get("chunkDigest") == raw["digest"]
+    return ChunkRow(file_offset, size, unit, inner_offset, of_file if same else digest(raw, "chunkDigest"), kind == "zeros")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from binascii import Error as Base64Error
-from binascii import a2b_base64
+from binascii import a2b_base64, a2b_hex
+from collections.abc import Sequence
 from datetime import date
 
 from als.errors import BadImage
@@ -25,7 +26,6 @@ _KNOWN = frozenset(
 )
 _FOLDED = frozenset(name.casefold() for name in _KNOWN)
 _MAX = (1 << 63) - 1
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,100}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
 _ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -72,6 +72,20 @@ def integer(raw: Raw, name: str) -> int:
     raise _wrong(raw, name, "is not a number in range")
 
 
+def integers(raw: Raw, names: Sequence[str]) -> list[int]:
+    """Several numbers of the same kind."""
+    found: list[int] = []
+    for value in map(raw.get, names):
+        if value is None:
+            found.append(0)
+        elif type(value) is int and 0 <= value <= _MAX:
+            found.append(value)
+        else:
+            # Finds the field, for the message.
+            return [integer(raw, name) for name in names]
+    return found
+
+
 def digest(raw: Raw, name: str) -> bytes | None:
     """The 32 bytes of a sha256; None where it is absent.
 
@@ -80,10 +94,14 @@ def digest(raw: Raw, name: str) -> bytes | None:
     value = raw.get(name)
     if value is None or value == "":
         return None
-    match = _DIGEST.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise _wrong(raw, name, "is not a sha256 digest")
-    return bytes.fromhex(match[1])
+    if isinstance(value, str) and value.startswith("sha256:"):
+        try:
+            found = a2b_hex(value[7:])
+        except ValueError:
+            found = b""
+        if len(found) == 32 and found.hex() == value[7:]:
+            return found
+    raise _wrong(raw, name, "is not a sha256 digest")
 
 
 def xattrs(raw: Raw) -> tuple[tuple[bytes, bytes], ...]:
