@@ -11,12 +11,6 @@ def show(path: bytes) -> str:
     return repr(text)[1:-1] + ("..." if len(path) > 200 else "")
 
 
-def split_name(path: bytes) -> tuple[bytes, bytes]:
-    """A path without trailing slashes as what precedes its last slash, and its last name."""
-    head, _, name = path.rpartition(b"/")
-    return head, name
-
-
 def clean(path: bytes) -> list[bytes]:
     """The names on the way to `path`, which is relative to the layer's root even where it starts with a slash.
 

@@ -47,9 +47,9 @@ class Content(NamedTuple):
         return cls(sha256, sha256)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inode:
-    """A file of any type with its attributes; never changed, and not frozen only since that takes five times as long to make.
+    """A file of any type with its attributes.
 
     Identity matters: two names with the same `Inode` object are hardlinks of each other. A regular file has either size
     0, or `content`, or `data` (its bytes, for files small enough to live in the metadata image), or both.
