@@ -36,6 +36,7 @@ bench: setup
 	@$(PYTHON) -m bench.lazy --rounds 3 --large
 	@$(PYTHON) -m bench.memory
 	@$(PYTHON) -m bench.files
+	@$(PYTHON) -m bench.lazyfiles
 
 soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)

@@ -197,8 +197,9 @@ class Service:
                 resolved = stack.enter_context(resolving)
                 image = resolved.image
                 if wanted(image):
-                    opened = () if opening is None else opening.finish(image)
-                    self._fill(resolved, opened, progress or Silent(), published, asked, given_up)
+                    told = progress or Silent()
+                    opened = () if opening is None else opening.finish(image, told)
+                    self._fill(resolved, opened, told, published, asked, given_up)
                 return image
         except StoreFull:
             free_after_failure(self)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from als.errors import Abandoned, AlsError, StoreFull
+from als.fetch.progress import Progress
 from als.fetch.source import ImageSource
 from als.fetch.tocs import read_index
 from als.formats.discovery import find_indexed, indexed_format_of
@@ -97,10 +98,11 @@ class Opening:
                     self._pool.submit(self._warm, layer)
                 self._read(layer)
 
-    def finish(self, image: ImageRecord) -> dict[Digest, LazyLayer]:
+    def finish(self, image: ImageRecord, progress: Progress) -> dict[Digest, LazyLayer]:
         """Those layers of the image, by DiffID, that can be shown now, before they are here; the others are to be fetched
         whole. The caller holds the store's lock.
 
+        :param progress: told of each step of a layer; those of large ones take seconds.
         :raises StoreFull: the disk is.
         :raises Abandoned: als is being stopped.
         """
@@ -117,7 +119,7 @@ class Opening:
             elif self._pays(layer, len(missing)):
                 wanted[diff_id] = layer
                 self._read(layer)
-        made = {diff_id: self._pool.submit(self._made, layer, diff_id) for diff_id, layer in wanted.items()}
+        made = {diff_id: self._pool.submit(self._made, layer, diff_id, progress) for diff_id, layer in wanted.items()}
         for diff_id, future in made.items():
             opened = future.result()
             if opened is not None:
@@ -175,8 +177,9 @@ class Opening:
         except AlsError as error:
             log.info("%s: %s", self._reference, error)
 
-    def _made(self, layer: Descriptor, diff_id: Digest) -> LazyLayer | None:
+    def _made(self, layer: Descriptor, diff_id: Digest, progress: Progress) -> LazyLayer | None:
         index = self._indexes[layer].result()
+        progress.advances(layer, 0)
         wanted = indexed_format_of(self._formats, layer.media_type, layer.annotations)
         if index is None or wanted is None:
             return None
