@@ -47,6 +47,7 @@ from als.model.forest import forest_path
 from als.model.manifest import STARGZ_TOC, Descriptor, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.service import listing
+from als.service.held import HeldBlobs
 from als.service.opening import Opening
 from als.service.starts import Starts
 from als.store.images import ImageRecord
@@ -80,6 +81,7 @@ class Lazies:
         self._store = LazyStore(service.layout, self._engine, self._repository)
         self._sealer = Sealer(service.layout, service.layers, self._store, service.workers)
         self._starts = Starts(self._engine, service.layers, Profiles(service.layout, on=config.record_profiles))
+        self._held = HeldBlobs(service.images, service.layers)
         self._ready: queue.SimpleQueue[LazyLayer | None] = queue.SimpleQueue()
         self._again: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -122,7 +124,9 @@ class Lazies:
         :param near: the repository, through connections that are open already.
         """
         link = self._engine.link(reference.domain)
-        return Opening(self._service, self._store, reference, has, near, self._serving.is_set(), link, self.find, self._opened)
+        return Opening(
+            self._service, self._store, reference, has, near, self._serving.is_set(), link, self._held, self.find, self._opened
+        )
 
     def _opened(self, image: ImageRecord, layers: Mapping[Digest, LazyLayer]) -> None:
         """These layers of an image are about to be shown: what a container will need first is fetched ahead."""
@@ -179,13 +183,6 @@ class Lazies:
         layer.fill()
         if layer.content.done():
             self._ready.put(layer)
-
-    def fill(self, key: str, *, on: bool = True) -> None:
-        """Fetch all of a layer in the background, or no longer.
-
-        :raises NotFound: there is no such layer, or it is sealed.
-        """
-        self._store.get(key).fill(on=on)
 
     # -- for the FUSE face
 

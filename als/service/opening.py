@@ -26,6 +26,7 @@ from als.lazy.store import LazyStore
 from als.model.digest import Digest
 from als.model.manifest import Descriptor, Manifest, toc_digest
 from als.model.reference import Reference, Transport
+from als.service.held import HeldBlobs
 from als.store.images import ImageRecord
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Opening:
     :param near: the repository, through connections that are open already.
     :param serving: whether anything could be shown lazily now.
     :param link: what is known of the way to the registry.
+    :param held: which blobs need not be fetched.
     :param find: the lazy layer that there is already for a blob and DiffID (None: whichever).
     :param opened: told of the image and those of its layers that are about to be shown.
     """
@@ -58,6 +60,7 @@ class Opening:
         near: ImageSource | None,
         serving: bool,
         link: Link,
+        held: HeldBlobs,
         find: Callable[[Descriptor, Digest | None], LazyLayer | None],
         opened: Callable[[ImageRecord, Mapping[Digest, LazyLayer]], None],
     ) -> None:
@@ -67,6 +70,7 @@ class Opening:
         self._has = has
         self._near = near
         self._link = link
+        self._held = held
         self._find = find
         self._opened = opened
         self._possible = (
@@ -90,7 +94,7 @@ class Opening:
         """Begin to read the tables of contents of an image whose configuration is not here yet."""
         if not self._possible or self._has in [layer.digest for layer in manifest.layers]:
             return
-        held = self._held()
+        held = self._held.blobs()
         missing = [layer for layer in manifest.layers if layer.digest not in held]
         for layer in missing:
             if self._find(layer, None) is None and self._pays(layer, len(missing)):
@@ -126,15 +130,6 @@ class Opening:
                 found[diff_id] = opened
         self._opened(image, found)
         return found
-
-    def _held(self) -> set[Digest]:
-        """Blobs of which some image in the store has the layer."""
-        held: set[Digest] = set()
-        for image in self._service.images.all():
-            for diff_id, layer in zip(image.config.diff_ids, image.manifest.layers, strict=True):
-                if self._service.layers.has(diff_id):
-                    held.add(layer.digest)
-        return held
 
     def _pays(self, layer: Descriptor, count: int) -> bool:
         """Whether a layer has a table of contents, and to show it lazily is quicker than to fetch it."""
