@@ -16,7 +16,11 @@ from als.store.images import ImageRecord
 _MAX_INDEX_DEPTH = 3
 
 
-def overlook(manifest: Manifest) -> None:
+Foresee = Callable[[Manifest, ImageSource], None]
+"""Is told of a manifest, and through what it came."""
+
+
+def overlook(manifest: Manifest, source: ImageSource) -> None:
     """Nobody is to be told of a manifest."""
 
 
@@ -27,7 +31,7 @@ def images_of(
     where: str,
     *,
     any_platform: bool,
-    foresee: Callable[[Manifest], None] = overlook,
+    foresee: Foresee = overlook,
 ) -> Iterator[ImageRecord]:
     """The image behind a manifest or index; with `any_platform`, this machine's first and then the others.
 
@@ -43,7 +47,7 @@ def images_of(
         manifest = parse_manifest(chosen.data, chosen.media_type)
         if isinstance(manifest, Index):
             raise BadImage("an index where a manifest was promised", where=where)
-        foresee(manifest)
+        foresee(manifest, source)
         config = read_blob(source, manifest.config, DEFAULT_LIMITS.config_bytes)
         yield ImageRecord.parse(manifest.media_type, chosen.data, config)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from als.errors import Abandoned, AlsError, NotFound
 from als.fetch.blobcheck import check_blob
-from als.fetch.choosing import images_of, overlook
+from als.fetch.choosing import Foresee, images_of, overlook
 from als.fetch.ingest import Advance, ingest
 from als.fetch.progress import Progress
 from als.fetch.source import ImageSource, LocalImages, RegistryImages
@@ -21,7 +21,7 @@ from als.fetch.tocs import TailKept, check_layer
 from als.formats.discovery import find_formats, format_of
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
-from als.model.manifest import Descriptor, Manifest, toc_digest
+from als.model.manifest import Descriptor, toc_digest
 from als.model.platform import Platform
 from als.model.reference import Reference, Transport
 from als.registry.archive import OciArchive
@@ -122,7 +122,7 @@ class Puller:
         anonymous: bool = False,
         near: ImageSource | None = None,
         given_up: Callable[[], bool] = _never,
-        foresee: Callable[[Manifest], None] = overlook,
+        foresee: Foresee = overlook,
     ) -> Iterator[Resolved]:
         """Ask the source which image a reference names.
 

@@ -189,7 +189,7 @@ class Service:
         try:
             with ExitStack() as stack:
                 stack.enter_context(sharing(self.layout.lock))
-                opening = stack.enter_context(self.lazies.opening(reference, has, near)) if lazily and self.lazies else None
+                opening = stack.enter_context(self.lazies.opening(reference, has)) if lazily and self.lazies else None
                 foresee = overlook if opening is None else opening.foresee
                 resolving = self.puller.resolved(
                     reference, has, listed=listed, anonymous=anonymous, near=near, given_up=given_up, foresee=foresee

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Self
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
 from als.errors import AlsError, BadImage, DigestMismatch, NotFound
-from als.fetch.source import ImageSource, RepositorySource
+from als.fetch.source import RepositorySource
 from als.fetch.tocmatch import difference
 from als.formats.lazy import tree_of
 from als.imagestore.records import by_toc
@@ -117,15 +117,14 @@ class Lazies:
 
     # -- opening
 
-    def opening(self, reference: Reference, has: Digest | None = None, near: ImageSource | None = None) -> Opening:
+    def opening(self, reference: Reference, has: Digest | None = None) -> Opening:
         """For one pull: opens the layers of an image that can be shown before they are here.
 
         :param has: by what a client asks for one of its layers.
-        :param near: the repository, through connections that are open already.
         """
         link = self._engine.link(reference.domain)
         return Opening(
-            self._service, self._store, reference, has, near, self._serving.is_set(), link, self._held, self.find, self._opened
+            self._service, self._store, reference, has, self._serving.is_set(), link, self._held, self.find, self._opened
         )
 
     def _opened(self, image: ImageRecord, layers: Mapping[Digest, LazyLayer]) -> None:

@@ -43,7 +43,6 @@ class Opening:
 
     :param has: by what a client asks for one of the image's layers. Who names it by its blob can use it only when all of it is
         here.
-    :param near: the repository, through connections that are open already.
     :param serving: whether anything could be shown lazily now.
     :param link: what is known of the way to the registry.
     :param held: which blobs need not be fetched.
@@ -57,7 +56,6 @@ class Opening:
         store: LazyStore,
         reference: Reference,
         has: Digest | None,
-        near: ImageSource | None,
         serving: bool,
         link: Link,
         held: HeldBlobs,
@@ -68,7 +66,7 @@ class Opening:
         self._store = store
         self._reference = reference
         self._has = has
-        self._near = near
+        self._near: ImageSource | None = None
         self._link = link
         self._held = held
         self._find = find
@@ -90,15 +88,19 @@ class Opening:
         self._pool.shutdown(cancel_futures=True)
         self._store.leave(str(self._reference))
 
-    def foresee(self, manifest: Manifest) -> None:
-        """Begin to read the tables of contents of an image whose configuration is not here yet."""
+    def foresee(self, manifest: Manifest, near: ImageSource) -> None:
+        """Begin to read the tables of contents of an image whose configuration is not here yet.
+
+        :param near: the repository, through connections that are open already; closed only after `finish`.
+        """
         if not self._possible or self._has in [layer.digest for layer in manifest.layers]:
             return
+        self._near = near
         held = self._held.blobs()
         missing = [layer for layer in manifest.layers if layer.digest not in held]
         for layer in missing:
             if self._find(layer, None) is None and self._pays(layer, len(missing)):
-                if self._near is not None and not self._indexes:
+                if not self._indexes:
                     self._pool.submit(self._warm, layer)
                 self._read(layer)
 
