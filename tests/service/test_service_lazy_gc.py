@@ -229,7 +229,7 @@ def test_settling_that_stopped_half_way_is_no_garbage(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("als.imagestore.composefs.unmount", killed)
+        patch.setattr("als.imagestore.composefs.unmount_lazy", killed)
         service.composefs.settle([service.layer_of(image, 0)])
     assert "diff-digest" in service.composefs.published()[chain_id]
     assert service.composefs.lazy_key(chain_id) == layer.key
