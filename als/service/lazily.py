@@ -22,6 +22,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -87,8 +88,8 @@ class Lazies:
         self._lock = threading.Lock()
         self._asked: set[str] = set()
         """Keys of the layers that somebody wants to be sealed."""
-        self._watched: set[str] = set()
-        """Keys of the layers that the keeper is told of when they are here."""
+        self._watched: weakref.WeakSet[LazyLayer] = weakref.WeakSet()
+        """Layers that the keeper is told of when they are here. Not their keys: one that was removed may come again."""
         self._serving = threading.Event()
         self._announce: Callable[[], None] = lambda: None
         self._stopping = threading.Event()
@@ -135,9 +136,9 @@ class Lazies:
 
     def _watch(self, layer: LazyLayer) -> None:
         with self._lock:
-            if layer.key in self._watched:
+            if layer in self._watched:
                 return
-            self._watched.add(layer.key)
+            self._watched.add(layer)
         if self._service.config.background:
             self._engine.at(time.monotonic() + _FILL_AFTER_SECONDS, layer.fill)
         layer.content.add_done_callback(lambda _: self._ready.put(layer))
@@ -326,6 +327,8 @@ class Lazies:
         else:
             log.info("%s %s is complete", layer.where, layer.digest)
             self._again.pop(layer.key, None)
+            with self._lock:
+                self._asked.discard(layer.key)
 
     def _is_dear(self, layer: LazyLayer) -> bool:
         """Whether to seal a layer would mean to fetch much that no file needs.
@@ -336,7 +339,9 @@ class Lazies:
         """
         with self._lock:
             asked = layer.key in self._asked
-        return not asked and self._sealer.missing(layer) > max(_REST_LEAST, layer.blob_size // _REST_PART)
+        if asked or layer.refused is not None:
+            return False
+        return self._sealer.missing(layer) > max(_REST_LEAST, layer.blob_size // _REST_PART)
 
     def _seal(self, layer: LazyLayer) -> None:
         """

@@ -47,6 +47,19 @@ def test_a_container_keeps_what_it_reads_and_the_next_pull_begins_anew(site: Sit
     assert set(site.listed()) == set(pulled.toc_chain)
 
 
+def test_what_was_removed_is_filled_again(opened: Open, shop: Shop) -> None:
+    """By the same daemon, under the same keys."""
+    site = opened(SETTINGS)
+    pulled = image(shop, "again")
+    for _ in range(2):
+        site.look_up(pulled)
+        site.wait_sealed(pulled)
+        site.als.cli("rm", pulled.reference)
+        gc(site)
+        assert kept(site) == []
+        assert not list((site.als.root / "layers").iterdir())
+
+
 def test_a_sealed_layer_s_folder_stays_for_those_who_came_before(opened: Open, shop: Shop) -> None:
     site = opened(SETTINGS)
     pulled = image(shop, "sealed")
