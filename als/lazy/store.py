@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import secrets
 import shutil
 import threading
@@ -32,6 +31,7 @@ from als.model.manifest import Descriptor
 from als.model.tree import Tree
 from als.registry.settings import Settings
 from als.store.layout import Layout
+from als.store.lazyfolders import REFUSED
 from als.store.refused import store_errors
 
 log = logging.getLogger("als.lazy")
@@ -118,7 +118,7 @@ class LazyStore:
             # Removed by gc just now: what it takes to be here is not.
             self.forget(known)
         folder = self._layout.lazy / key
-        if (folder / "refused").exists():
+        if (folder / REFUSED).exists():
             raise BadImage("this layer was refused before", where=f"{reference} {descriptor.digest}")
         if folder.exists():
             # The store had the layer and has lost it again.
@@ -148,7 +148,7 @@ class LazyStore:
         """
         found: list[LazyLayer] = []
         for path in sorted(self._layout.lazy.iterdir()):
-            if path.name.startswith(".") or (path / "refused").exists() or (path / SEALED).exists():
+            if path.name.startswith(".") or (path / REFUSED).exists() or (path / SEALED).exists():
                 continue
             try:
                 folder = LazyFolder(self._layout, path)
@@ -182,7 +182,7 @@ class LazyStore:
         """Serve a layer no more, and never again; its folder holds nothing but the reason from now on."""
         layer.refuse(error)
         with store_errors(layer.folder.path):
-            (layer.folder.path / "refused").write_text(f"{error}\n", "utf-8")
+            (layer.folder.path / REFUSED).write_text(f"{error}\n", "utf-8")
         self._forget(layer)
 
     def sealed(self, layer: LazyLayer) -> None:
@@ -317,6 +317,6 @@ def _repair_image(folder: LazyFolder, record: LazyRecord, index: LayerIndex, lim
                     return
         staging = folder.path / f".image-{secrets.token_hex(4)}"
         if _write_image(staging, tree_of(index, limits)) != record.image_sha256:
-            os.unlink(staging)  # noqa: PTH108
+            staging.unlink()
             raise StoreError("the index of a lazy layer makes another image than before", where=str(folder.path))
         staging.rename(folder.image)

@@ -302,7 +302,8 @@ class Service:
         chain = image.chain
         descriptor, diff_id = image.manifest.layers[index], image.config.diff_ids[index]
         toc = toc_digest(descriptor)
-        if not self.layers.has(diff_id) or (toc is not None and toc not in self.layers.get(diff_id).tocs):
+        record = self.layers.get(diff_id) if self.layers.has(diff_id) else None
+        if record is None or (toc is not None and toc not in record.tocs):
             key = self._lazy_key(image, index)
             if key:
                 return PublishedLayer(
@@ -317,7 +318,7 @@ class Service:
                     toc,
                     lazy=key,
                 )
-        record = self.layers.get(diff_id)
+        record = record or self.layers.get(diff_id)
         return PublishedLayer(
             chain[index],
             chain[index - 1] if index else "",
