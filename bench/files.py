@@ -21,11 +21,16 @@ from tests.harness.als import AlsDaemon
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.ocilayout import EPOCH, Layout
 
-_FOLDER = 1000
+FOLDER = 1000
 """Files in each directory."""
 _CONTENT = 200
 """Bytes of each file, at least: more than what would live in the metadata image."""
 _REFERENCE = 10_000
+
+
+def content(number: int) -> bytes:
+    """Of a file; no two are the same."""
+    return b"%d\n" % number + b"x" * _CONTENT
 
 
 def many_files(layout: Layout, count: int) -> None:
@@ -33,8 +38,8 @@ def many_files(layout: Layout, count: int) -> None:
 
     def write(out: IO[bytes]) -> None:
         for number in range(count):
-            data = b"%d\n" % number + b"x" * _CONTENT
-            info = tarfile.TarInfo(f"d{number // _FOLDER}/f{number}")
+            data = content(number)
+            info = tarfile.TarInfo(f"d{number // FOLDER}/f{number}")
             info.size, info.mtime = len(data), EPOCH
             out.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
         out.write(bytes(2 * tarfile.BLOCKSIZE))
@@ -42,9 +47,8 @@ def many_files(layout: Layout, count: int) -> None:
     layout.add_image(f"files-{count}", [layout.add_layer(write)])
 
 
-def mount_seconds(als: AlsDaemon, point: Path) -> float:
-    """How long the kernel takes to mount the image of the only layer there is, and to list its top directory."""
-    (image,) = als.root.glob("layers/*/layer.erofs")
+def mount_seconds(image: Path, point: Path) -> float:
+    """How long the kernel takes to mount a metadata image, and to list its top directory."""
     point.mkdir()
     begin = time.perf_counter()
     mount_erofs(image, point)
@@ -59,19 +63,30 @@ def measure(folder: Path, layout: Layout, count: int) -> dict[str, float]:
     als = AlsDaemon(folder / str(count))
     try:
         seconds, peak = pulled(als, layout.name(f"files-{count}"))
-        mounting = mount_seconds(als, folder / f"mount-{count}")
+        (image,) = als.root.glob("layers/*/layer.erofs")
+        mounting = mount_seconds(image, folder / f"mount-{count}")
     finally:
         als.close()
     return {"files": count, "seconds": seconds, "per_file": seconds / count, "peak_bytes": peak, "mount_seconds": mounting}
 
 
+def reference(rows: list[dict[str, float]]) -> float:
+    """Seconds for each file of ten thousand, beside which the others are put."""
+    return next((row["per_file"] for row in rows if row["files"] == _REFERENCE), rows[0]["per_file"])
+
+
+def counts(most: int) -> list[int]:
+    """How many files the layers have."""
+    return [count for count in (1_000, 10_000, 100_000, 1_000_000) if count <= most]
+
+
 def table(rows: list[dict[str, float]]) -> str:
     """Times, the time for each file beside that of ten thousand files, and memory."""
-    reference = next((row["per_file"] for row in rows if row["files"] == _REFERENCE), rows[0]["per_file"])
+    base = reference(rows)
     lines = [f"{'files':>9}{'pull':>10}{'per file':>12}{'ratio':>8}{'memory':>10}{'mount':>10}"]
     for row in rows:
         lines.append(
-            f"{row['files']:>9}{row['seconds']:>8.2f} s{row['per_file'] * 1e6:>9.0f} us{row['per_file'] / reference:>8.2f}"
+            f"{row['files']:>9}{row['seconds']:>8.2f} s{row['per_file'] * 1e6:>9.0f} us{row['per_file'] / base:>8.2f}"
             f"{row['peak_bytes'] / 1e6:>7.0f} MB{row['mount_seconds'] * 1e3:>7.1f} ms"
         )
     return "\n".join(lines)
@@ -90,7 +105,7 @@ def main() -> int:
     layout = Layout(CACHE / "bench" / "images")
     rows = []
     with temporary_folder() as folder:
-        for count in (count for count in (1_000, 10_000, 100_000, 1_000_000) if count <= options.most):
+        for count in counts(options.most):
             if not layout.has(f"files-{count}"):
                 many_files(layout, count)
             rows.append(measure(folder, layout, count))

@@ -13,8 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from als.mount.erofs import mount_erofs
-from als.mount.unmounting import unmount
+from bench.files import FOLDER, content, counts, mount_seconds, reference
 from bench.report import as_installed, machine, write_figures
 from tests.formats.tocbuilder import Source, estargz, file, folder
 from tests.harness.blobproxy import BlobProxy
@@ -23,11 +22,6 @@ from tests.harness.memory import PeakMemory, proportional_bytes
 from tests.harness.registry import RegistryServer
 from tests.lazily.site import QUIET, Shop, Site
 
-_FOLDER = 1000
-"""Files in each directory."""
-_CONTENT = 200
-"""Bytes of each file, at least: more than what would live in the metadata image."""
-_REFERENCE = 10_000
 _DEADLINE = 900.0
 """For a lookup; the daemon's default is made for layers of tens of thousands of files."""
 
@@ -36,21 +30,10 @@ def sources(count: int) -> list[Source]:
     """So many small files."""
     found: list[Source] = []
     for number in range(count):
-        if number % _FOLDER == 0:
-            found.append(folder(f"d{number // _FOLDER}"))
-        found.append(file(f"d{number // _FOLDER}/f{number}", b"%d\n" % number + b"x" * _CONTENT, mode=0o644))
+        if number % FOLDER == 0:
+            found.append(folder(f"d{number // FOLDER}"))
+        found.append(file(f"d{number // FOLDER}/f{number}", content(number), mode=0o644))
     return found
-
-
-def mount_seconds(image: Path, point: Path) -> float:
-    """How long the kernel takes to mount a metadata image and to list its top directory."""
-    point.mkdir()
-    begin = time.perf_counter()
-    mount_erofs(image, point)
-    os.listdir(point)
-    seconds = time.perf_counter() - begin
-    unmount(point)
-    return seconds
 
 
 def measure(base: Path, shop: Shop, proxy: BlobProxy, count: int) -> dict[str, float]:
@@ -77,11 +60,11 @@ def measure(base: Path, shop: Shop, proxy: BlobProxy, count: int) -> dict[str, f
 
 def table(rows: list[dict[str, float]]) -> str:
     """Times, the time for each file beside that of ten thousand files, and memory."""
-    reference = next((row["per_file"] for row in rows if row["files"] == _REFERENCE), rows[0]["per_file"])
+    base = reference(rows)
     lines = [f"{'files':>9}{'lookup':>10}{'per file':>12}{'ratio':>8}{'peak':>10}{'daemon':>10}{'mount':>10}"]
     for row in rows:
         lines.append(
-            f"{row['files']:>9}{row['seconds']:>8.2f} s{row['per_file'] * 1e6:>9.0f} us{row['per_file'] / reference:>8.2f}"
+            f"{row['files']:>9}{row['seconds']:>8.2f} s{row['per_file'] * 1e6:>9.0f} us{row['per_file'] / base:>8.2f}"
             f"{row['peak_bytes'] / 1e6:>7.0f} MB{row['daemon_bytes'] / 1e6:>7.0f} MB{row['mount_seconds'] * 1e3:>7.1f} ms"
         )
     return "\n".join(lines)
@@ -100,7 +83,7 @@ def main() -> int:
     rows = []
     with temporary_folder() as base, RegistryServer(base / "registry") as registry, BlobProxy(registry.address) as proxy:
         shop = Shop(base / "images", registry, proxy)
-        for count in (count for count in (1_000, 10_000, 100_000, 1_000_000) if count <= options.most):
+        for count in counts(options.most):
             rows.append(measure(base, shop, proxy, count))
             print(table(rows[-1:]), file=sys.stderr, flush=True)
         print(table(rows))
