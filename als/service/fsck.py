@@ -195,6 +195,8 @@ class _Checker:
                 record = None if is_use else self._service.images.read(path)
                 if is_use:
                     self._service.uses.read(path)
+            except FileNotFoundError:
+                continue  # Dropped since the folders were listed.
             except (AlsError, OSError) as error:
                 yield Problem("use" if is_use else "reference", path.name, _said(error), Remedy.QUARANTINE_FILE, path=path)
                 continue

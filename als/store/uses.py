@@ -6,6 +6,7 @@ file; the lock (number 5 of :mod:`als.store.lock`) makes read-and-write one step
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -58,8 +59,13 @@ class Uses:
 
     def all(self) -> list[Use]:
         """Every count above 0."""
-        names = [name for name in os.listdir(self._layout.uses) if name.endswith(".json") and not name.startswith(".")]
-        return sorted((self.read(self._layout.uses / name) for name in names), key=lambda use: (use.reference, use.digest))
+        found: list[Use] = []
+        for name in os.listdir(self._layout.uses):
+            if name.endswith(".json") and not name.startswith("."):
+                # A client may have dropped its last one since the folder was listed.
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(self.read(self._layout.uses / name))
+        return sorted(found, key=lambda use: (use.reference, use.digest))
 
     def _path(self, reference: str, digest: str) -> Path:
         return self._layout.uses / (hashlib.sha256(f"{reference}\0{digest}".encode()).hexdigest() + ".json")

@@ -54,6 +54,14 @@ def test_a_count_never_falls_below_nothing(layout: Layout) -> None:
     assert len(list(layout.uses.iterdir())) == 1
 
 
+def test_a_count_that_is_dropped_while_all_are_read(layout: Layout) -> None:
+    uses = Uses(layout)
+    assert uses.change("r", "d", 1) == 1
+    # A name that is listed and cannot be opened any more: what somebody finds who lists just before another one drops it.
+    (layout.uses / ("0" * 64 + ".json")).symlink_to("gone")
+    assert uses.all() == [Use("r", "d", 1)]
+
+
 def test_shared_and_exclusive_exclude_each_other_within_a_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     shared = locked(path, exclusive=False)
