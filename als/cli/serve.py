@@ -17,6 +17,7 @@ from als.fuse.layers import StoreBackend
 from als.mirror.serve import open_mirror
 from als.service import Service
 from als.service.lazily import Lazies
+from als.service.recovery import recover
 from als.store.atomic import write_atomically
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def command(config: Config) -> None:
     has pulled yet are not to be had meanwhile.
     """
     with Service(config) as service:
-        service.recover()
+        recover(service)
         service.workers.start()
         # What is here stays; to look through it again and again would only make pulls slower.
         gc.collect()

@@ -8,7 +8,6 @@ in the image store and never makes one of its own (docs/architecture.md says why
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from als.config import Config
-from als.errors import AlsError, BadReference, LockTimeout, NotFound, StoreFull
+from als.errors import BadReference, NotFound, StoreFull
 from als.fetch.choosing import overlook
 from als.fetch.progress import Progress, Silent
 from als.fetch.pull import Puller, Resolved, layer_names, names_of
@@ -33,14 +32,13 @@ from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import layer_compression, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
-from als.mount.propagation import ensure_shared
 from als.registry.environment import Environment
 from als.registry.host import host_platform
 from als.registry.mirrored import addresses
 from als.registry.source import RawManifest
 from als.service import listing
 from als.service.clients import Clients
-from als.service.removal import free_after_failure, sweep
+from als.service.removal import free_after_failure
 from als.service.shelf import Shelf
 from als.store.images import ImageRecord, Images, RefRecord
 from als.store.layers import Layers
@@ -52,8 +50,6 @@ from als.worker.client import Workers
 
 if TYPE_CHECKING:
     from als.service.lazily import Lazies
-
-log = logging.getLogger(__name__)
 
 
 class Service:
@@ -127,31 +123,6 @@ class Service:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.workers.close()
-
-    def recover(self) -> None:
-        """Bring back what a reboot or a crash took: mounts, publications; remove what was left half made."""
-        ensure_shared(self.layout.root)
-        self._sweep()
-        self.clients.note()
-        with sharing(self.layout.lock):
-            self.diff_n.remount()
-        for use in self.uses.all():
-            try:
-                held = Digest.parse(use.digest)
-                image = self.known_image(use.reference, held)
-                index = self.index_of(image, held) if image is not None else None
-                if image is not None and index is not None:
-                    self.serve_layer(use.reference, held, image, index)
-            except AlsError as error:
-                log.warning("%s %s is not served: %s", use.reference, use.digest, error)
-        for ref in self.images.refs():
-            try:
-                with sharing(self.layout.lock):
-                    self.publish(self.images.get(ref.digest))
-            except AlsError as error:
-                log.warning("%s is not served: %s", ref.reference, error)
-        with sharing(self.layout.lock):
-            listing.update(self)
 
     def pull(
         self,
@@ -390,11 +361,3 @@ class Service:
         for store in self.publishing:
             if store.fits(len(image.manifest.layers)):
                 store.publish(layers)
-
-    def _sweep(self) -> None:
-        """Remove aborted attempts, unless somebody is at work."""
-        try:
-            with locked(self.layout.lock, timeout=0.0):
-                sweep(self.layout)
-        except LockTimeout:
-            log.info("the store is in use by another process; aborted attempts are left for the next start")

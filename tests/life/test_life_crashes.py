@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from als.service import Service
+from als.service.recovery import recover
 from als.service.removal import collect
 from als.service.repair import fsck
 from tests.harness.ocilayout import Layout
@@ -60,7 +61,7 @@ def test_killed_at_any_step(service: Service, layout: Layout) -> None:
         assert gc_killed_after(service.layout.root, steps), steps
         assert fsck(service).found == (), steps
         with Service(service.config) as restarted:
-            restarted.recover()
+            recover(restarted)
             assert fsck(restarted, deep=True).found == (), steps
             assert restarted.ref_of(kept) is not None
             collect(restarted)

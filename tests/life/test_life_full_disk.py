@@ -14,6 +14,7 @@ from als.config import Config
 from als.errors import StoreError, StoreFull
 from als.mount.unmounting import unmount_below
 from als.service import Service
+from als.service.recovery import recover
 from als.service.removal import collect
 from als.service.repair import fsck
 from als.store.trash import Trash
@@ -163,7 +164,7 @@ def test_a_store_can_be_opened_on_a_full_disk(tmp_path: Path, layout: Layout) ->
             pulled = pull(service, kept)
         Ballast(point).leave_bytes(0)
         with opened(point, tmp_path) as service:
-            service.recover()
+            recover(service)
             assert service.diff_n.is_ready(pulled.chain[-1])
 
 

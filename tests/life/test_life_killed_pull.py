@@ -14,6 +14,7 @@ from als.imagestore.records import PublishedLayer
 from als.model.reference import parse_reference
 from als.mount.table import read_mounts
 from als.service import Service
+from als.service.recovery import recover
 from als.service.removal import collect
 from als.service.repair import fsck
 from als.store.layout import TarSplitForm
@@ -104,7 +105,7 @@ def test_killed_at_any_step_of_publication(service: Service, layout: Layout, hom
         # Once without a restart, once with one.
         if number % 2:
             with Service(service.config) as restarted:
-                restarted.recover()
+                recover(restarted)
         check_what_is_listed(service)
         service.pull(parse_reference(reference), asked=True)
         assert fsck(service, deep=True).found == (), steps[number]
@@ -125,7 +126,7 @@ def test_podman_pulls_whatever_state_als_was_killed_in(
     images = ImageFactory(module_dir / f"{suite}-images")
     images.runnable("one", [TarBuilder().file("a", b"a" * 5000).build(), TarBuilder().file("b", b"b" * 5000).build()])
     reference = images.layout.name("one")
-    service.recover()  # which shares mounts with podman's mount namespace
+    recover(service)  # which shares mounts with podman's mount namespace
     service.pull(parse_reference(reference), asked=True)
     withdraw(service, reference)
     steps = killed_after(service, reference, 1_000_000)

@@ -16,6 +16,7 @@ from als.errors import LockTimeout, NotFound, StoreDamaged
 from als.mount.unmounting import unmount
 from als.native.mounts import mount
 from als.service import Service
+from als.service.recovery import recover
 from als.service.removal import collect, remove
 from als.service.repair import fsck
 from als.store.lock import excluding, locked, sharing
@@ -83,7 +84,7 @@ def test_a_use_keeps_what_it_needs(service: Service, layout: Layout) -> None:
     assert collect(service).layers == (pulled.config.diff_ids[2],)
     assert service.known_image(name, blob) == pulled
     with Service(service.config) as restarted:
-        restarted.recover()
+        recover(restarted)
         assert os.listdir(restarted.layers.mount_point(pulled.config.diff_ids[1]))
     service.uses.change(name, str(blob), -1)
     assert collect(service).links == 1
@@ -138,7 +139,7 @@ def test_who_begins_to_use_a_layer_in_the_middle_keeps_it(
 def test_mounts_from_before_the_store_was_shared_can_be_removed(service: Service, layout: Layout) -> None:
     one = image(layout, "one", "a")
     pull(service, one)
-    service.recover()
+    recover(service)
     remove(service, one)
     collect(service)
     assert contents(service.layout.root) == set()

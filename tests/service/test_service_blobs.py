@@ -20,6 +20,7 @@ from als.model.manifest import Descriptor
 from als.model.reference import parse_reference
 from als.service import Service
 from als.service.fsck import Remedy
+from als.service.recovery import recover
 from als.service.repair import fsck
 from als.store.images import ImageRecord
 from tests.harness.gated import GatedRegistry
@@ -292,6 +293,6 @@ def test_a_list_made_anew_names_no_unverified_blob(service: Service, layout: Lay
     image = pull(service, layout, "t", blob)
     forget_blobs(service, blob.diff_id)
     service.diff_n.unpublish(image.chain)
-    service.recover()
+    recover(service)
     entry = service.diff_n.published()[image.chain[0]]
     assert "compressed-diff-digest" not in entry and PublishedLayer.from_json(entry).blob is None

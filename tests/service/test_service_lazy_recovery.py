@@ -17,6 +17,7 @@ from als.mount.unmounting import unmount
 from als.service import Service
 from als.service.fsck import check
 from als.service.lazily import Lazies
+from als.service.recovery import recover
 from als.service.removal import collect, remove
 from als.service.repair import fsck
 from als.store.lazyfolders import keys
@@ -37,7 +38,7 @@ def service(tmp_path: Path, as_root: None) -> Iterator[Service]:
     config = Config(root=tmp_path / "a", run=tmp_path / "run", worker_user="65534", layouts=LAYOUTS, background=False)
     try:
         with Service(config) as opened:
-            opened.recover()
+            recover(opened)
             yield opened
     finally:
         unmount_below(config.root)
@@ -57,7 +58,7 @@ def next_daemon(store: LazyStore) -> Iterator[Lazies]:
     store.site.stop()
     with Lazies(store.service) as lazies:
         store.service.lazies = lazies
-        store.service.recover()
+        recover(store.service)
         lazies.begin(lambda: None)
         yield lazies
 

@@ -15,6 +15,7 @@ from als.model.digest import Digest
 from als.model.reference import parse_reference
 from als.service import Service
 from als.service.fsck import Remedy
+from als.service.recovery import recover
 from als.service.removal import collect, remove
 from als.service.repair import fsck
 from als.store.images import ImageRecord
@@ -150,10 +151,10 @@ def test_what_the_policy_rejects_is_not_pulled(service: Service, reference: str,
 def test_a_policy_that_changes_is_heeded_at_the_next_start(service: Service, reference: str, home: Path) -> None:
     image = pull(service, reference)
     set_policy(home, {"default": [{"type": "reject"}]})
-    service.recover()
+    recover(service)
     assert listed(service) == {}
     set_policy(home, {"default": [{"type": "insecureAcceptAnything"}]})
-    service.recover()
+    recover(service)
     assert listed(service) == {config_id(image): [reference]}
 
 
@@ -161,7 +162,7 @@ def test_a_policy_that_cannot_be_read(service: Service, reference: str, home: Pa
     pull(service, reference)
     expect_log("is not listed")
     (home / "policy.json").write_text("{")
-    service.recover()
+    recover(service)
     assert listed(service) == {}
 
 

@@ -16,6 +16,7 @@ from als.model.digest import Digest
 from als.model.reference import parse_reference
 from als.service import Service
 from als.service.contents import describe_layer, file_content, layer_tree
+from als.service.recovery import recover
 from als.service.usage import measure
 from als.store.images import ImageRecord
 from als.store.recipe import tar_stream
@@ -259,7 +260,7 @@ def test_recovery_mounts_again_and_sweeps(service: Service, layout: Layout) -> N
     assert not service.diff_n.is_ready(image.chain[0])
     (service.layout.tmp / "half-made" / "forest").mkdir(parents=True)
     (service.layout.root / "is4" / "overlay-layers" / "layers.json").write_bytes(b"[]")
-    service.recover()
+    recover(service)
     assert service.diff_n.is_ready(image.chain[0])
     assert list(service.diff_n.published()) == [image.chain[0]]
     assert leftovers(service) == []

@@ -16,6 +16,7 @@ from als.model.manifest import ZSTD_CHUNKED_TOC, toc_digest
 from als.model.reference import parse_reference
 from als.service import Service
 from als.service.contents import file_content
+from als.service.recovery import recover
 from als.service.removal import collect
 from als.service.repair import fsck
 from als.store.images import ImageRecord
@@ -101,7 +102,7 @@ def test_poisoning(service: Service, layout: Layout, flavour: str, home: None, e
     served = service.serve_layer("h/honest:1", toc, honest, 0)
     assert served.diff_id == honest.config.diff_ids[0]
     assert service.serve_layer("h/liar:1", liar.manifest.layers[0].digest, liar, 0).diff_id == liar.config.diff_ids[0]
-    service.recover()
+    recover(service)
     collect(service)
     assert by_toc(service) == set(honest.toc_chain)
     assert fsck(service, deep=True).found == ()
