@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from tests.harness import vmparts
+from tests.harness.debs import Unavailable
 from tests.harness.policy import Policy, expect_log, fail_on_leftovers
 
 __all__ = ["expect_log"]
@@ -88,6 +90,24 @@ def as_root() -> None:
     """For tests that mount, make devices or run podman."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def vm_parts(as_root: None) -> vmparts.Parts:
+    """What virtual machines are made of; see tests/harness/vm.py."""
+    try:
+        return vmparts.fetch(CACHE)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def vm_disk(vm_parts: vmparts.Parts) -> Path:
+    """The disk of a :class:`tests.harness.vm.FullVM`."""
+    try:
+        return vmparts.disk(CACHE)
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 def _remove(folder: Path) -> None:
