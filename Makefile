@@ -1,5 +1,5 @@
 # als: everything a newcomer needs. Each target installs what is missing first; run them as root (sudo make demo).
-.PHONY: help setup demo test compat lint bench soak fuzz clean
+.PHONY: help setup demo test compat lint bench soak fuzz rpm clean
 
 PYTHON := .venv/bin/python
 
@@ -11,6 +11,7 @@ help:
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
 	@echo "make soak    gc in a loop beside pulls and runs of overlapping images; SECONDS=300, ARGS='--seed N'"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
+	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
 	@echo "make clean   remove what was built, installed and cached in this folder"
 
 setup:
@@ -44,6 +45,9 @@ soak: setup
 CASES := 100000
 fuzz: setup
 	@$(PYTHON) -m tests.fuzz --cases $(CASES) $(ARGS)
+
+rpm: setup
+	@bash packaging/build.sh dist
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_kernel*.so als/_kernel.c

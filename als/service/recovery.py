@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from als.errors import AlsError, LockTimeout
 from als.model.digest import Digest
 from als.mount.propagation import ensure_shared
+from als.mount.table import find_mount, read_mounts
 from als.service import listing
 from als.service.core import Service
 from als.service.removal import sweep
@@ -14,6 +16,24 @@ from als.store.lock import locked, sharing
 from als.store.uses import Use
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """How many layers are listed that als has to mount, and the chain IDs of those that are not mounted."""
+
+    layers: int
+    missing: tuple[str, ...]
+
+
+def bring_back_mounts(service: Service) -> Mounts:
+    """Mount what is listed and not mounted; why a layer could not be, the log says."""
+    ensure_shared(service.layout.root)
+    with sharing(service.layout.lock):
+        service.diff_n.remount()
+        mounts = read_mounts()
+        listed = tuple(service.diff_n.published())
+    return Mounts(len(listed), tuple(each for each in listed if find_mount(service.diff_n.diff(each), mounts) is None))
 
 
 def recover(service: Service) -> None:
