@@ -60,6 +60,8 @@ class Config:
     nothing is recorded, and nothing that was recorded is used."""
     mirror_users: tuple[str, ...] = ()
     """Users (names or numbers) whom the mirror serves beside root, with what is open to everybody."""
+    metrics_port: int = 0
+    """Where metrics can be read on 127.0.0.1, by any user of this machine; 0: only at RUN/metrics.sock, by root."""
 
     @property
     def layer_store(self) -> Path:
@@ -180,7 +182,7 @@ def _checked(name: str, value: object, where: str) -> object:
             if not 0 <= value <= 1024:
                 raise ConfigError(f"{value} is not between 0 and 1024", where=where)
             return value
-        case "mirror_port", int() if not isinstance(value, bool):
+        case (("mirror_port" | "metrics_port"), int()) if not isinstance(value, bool):
             if not 0 <= value <= 65535:
                 raise ConfigError(f"{value} is not between 0 and 65535", where=where)
             return value

@@ -25,7 +25,7 @@ def test_defaults() -> None:
 def test_every_setting() -> None:
     text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]\n'
     text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]\n'
-    text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false"
+    text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false\nmetrics_port=9"
     assert parse_config(text) == Config(
         Path("/a"),
         Path("/b"),
@@ -41,6 +41,7 @@ def test_every_setting() -> None:
         7,
         False,
         ("a", "5"),
+        9,
     )
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 
@@ -77,6 +78,7 @@ def test_the_packaged_file_shows_the_defaults() -> None:
         ("log_level = 'loud'", "none of debug, info"),
         ("mirror_port = 65536", "between 0 and 65535"),
         ("mirror_port = true", "mirror_port: True"),
+        ("metrics_port = -1", "between 0 and 65535"),
         ("record_profiles = 1", "record_profiles: 1"),
         ("background = 0", "background: 0"),
         ("background_rate = -1", "not a number of bytes per second"),

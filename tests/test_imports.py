@@ -31,8 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
     "setup": PURE | {"config", "doctor", "native", "registry", "store"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
-    "control": PURE | {"config", "fetch", "registry", "store", "service"},
+    "control": PURE | {"config", "fetch", "native", "registry", "store", "service"},
     "mirror": PURE | {"registry", "store", "worker", "service"},
+    "metrics": PURE | {"native", "service"},
 }
 """Per part, the parts it may import beside itself."""
 

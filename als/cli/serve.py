@@ -8,12 +8,15 @@ import os
 from contextlib import ExitStack
 
 import click
+from prometheus_client import CollectorRegistry
 
 from als.config import Config
 from als.control.server import Control
 from als.errors import ConfigError
 from als.fuse import serve
 from als.fuse.layers import StoreBackend
+from als.metrics import serve as metrics
+from als.metrics.meters import Meters
 from als.mirror.serve import open_mirror
 from als.service import Service
 from als.service.lazily import Lazies
@@ -31,7 +34,8 @@ def command(config: Config) -> None:
     Layers of former runs are mounted again first. Containers and images keep working when this ends; only layers that nobody
     has pulled yet are not to be had meanwhile.
     """
-    with Service(config) as service:
+    registry = CollectorRegistry()
+    with Service(config, counters=Meters(registry)) as service:
         recover(service)
         service.workers.start()
         # What is here stays; to look through it again and again would only make pulls slower.
@@ -48,6 +52,7 @@ def command(config: Config) -> None:
                 lazies = stack.enter_context(Lazies(service))
                 service.lazies = lazies
                 _start_control(service, stack)
+                stack.enter_context(metrics.serving(service, registry))
                 _start_mirror(service, stack)
                 serve.run(StoreBackend(service), config.layer_store, ready=lambda: lazies.begin(announce))
         finally:

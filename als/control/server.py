@@ -1,20 +1,16 @@
 """The control socket's life in the daemon: a thread that accepts, and one for each connection, all ended with the daemon.
 
-The socket is made where nobody else may look and then renamed to its place: it has its mode from the first moment on, and
-replaces one that a killed daemon left behind. A lock file says whose it is.
+A lock file says whose the socket is; one that a killed daemon left behind is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
-import tempfile
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +20,7 @@ from als.control.pull import Call, answer_pull
 from als.control.status import answer_fill, answer_status
 from als.control.wire import ALIVE_SECONDS, NAME, PROTOCOL, Channel, settings
 from als.errors import ConfigError, LockTimeout
+from als.native.unixsocket import listen_at
 from als.service import Service
 from als.store.lock import locked
 
@@ -59,7 +56,8 @@ class Control:
                 stack.enter_context(self._waker)
                 stack.enter_context(self._wake)
                 stack.enter_context(locked(self._run_folder / f"{NAME}.lock", timeout=0.0))
-                self._listener = stack.enter_context(_listen(self._run_folder))
+                self._listener = stack.enter_context(listen_at(self._run_folder / NAME, backlog=_BACKLOG))
+                self._listener.setblocking(False)
                 stack.callback((self._run_folder / NAME).unlink, missing_ok=True)
                 self._held = stack.pop_all()
         except LockTimeout as error:
@@ -150,25 +148,3 @@ class Control:
                 channel.send(answer_fill(self._service, name))
             case _:
                 raise ValueError("an unknown request")
-
-
-def _listen(folder: Path) -> socket.socket:
-    """A listening socket at its place in `folder`."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=folder) as private:
-            fd = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                # The address of a socket has 108 bytes at most, whatever the folder's name.
-                listener.bind(f"/proc/self/fd/{fd}/{NAME}")
-            finally:
-                os.close(fd)
-            made = Path(private) / NAME
-            made.chmod(0o600)
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-            made.rename(folder / NAME)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -129,8 +129,9 @@ class Channel:
 
 
 def settings(config: Config) -> dict[str, str]:
-    """What has to be the same on both sides for a pull to have the same result, in words; how much is logged has not."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "log_level"}
+    """What has to be the same on both sides for a pull to have the same result, in words. Logs and metrics may differ."""
+    apart = ("log_level", "metrics_port")
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in apart}
     return {name: repr(value) for name, value in values.items()}
 
 

@@ -19,6 +19,7 @@ from als.fetch.progress import Progress
 from als.fetch.source import ImageSource, LocalImages, RegistryImages
 from als.fetch.tocs import TailKept, check_layer
 from als.formats.discovery import find_formats, format_of
+from als.model.counting import Counters, NotCounted, Saved
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor, toc_digest
@@ -94,11 +95,13 @@ class Puller:
         limits: Limits = DEFAULT_LIMITS,
         leave_out: Collection[str] = (),
         tar_splits: Collection[TarSplitForm] = (),
+        counters: Counters | None = None,
     ) -> None:
         """
         :param environment: the one whose credentials and registries count now.
         :param leave_out: ``HOST:PORT`` of mirrors in registries.conf that are not to be asked.
         :param tar_splits: what the clients of the image stores will need of each layer.
+        :param counters: told of the bytes that come, and of those that need not.
         """
         self._layout = layout
         self._layers = layers
@@ -110,6 +113,7 @@ class Puller:
         self._limits = limits
         self._leave_out = leave_out
         self._tar_splits = tar_splits
+        self._counters = counters or NotCounted()
         self._formats = find_formats()
 
     @contextmanager
@@ -212,6 +216,8 @@ class Puller:
                 self._layers.show(staged)
         for each in made:
             progress.done(each.descriptor, fetched=each.fetched)
+            if not each.fetched:
+                self._counters.saved(Saved.LAYER, each.descriptor.size)
         expected.subtract(each.diff_id for each in made)
         if found := [each.diff_id for each in made if not expected[each.diff_id]]:
             ready(found)
@@ -343,7 +349,8 @@ class Puller:
             "endpoints": [endpoint.to_json() for endpoint in endpoints],
             "settings": settings.to_json(),
         }
-        return RegistryImages(self._workers, params, str(reference), stall=self._stall, given_up=given_up)
+        where = str(reference)
+        return RegistryImages(self._workers, params, where, stall=self._stall, given_up=given_up, counters=self._counters)
 
     def _open(self, reference: Reference, anonymous: bool, given_up: Callable[[], bool]) -> ImageSource:
         if reference.transport is Transport.OCI:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from als.errors import Abandoned, DeadlineExceeded, DigestMismatch, LimitExceeded, WorkerError
+from als.model.counting import Counters, NotCounted
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
 from als.model.manifest import Descriptor
@@ -140,6 +141,7 @@ class RegistryImages:
 
     :param stall: seconds without a byte after which a request is given up.
     :param given_up: asked while no byte comes; True: nobody waits for any.
+    :param counters: told of all bytes of manifests and blobs that come.
     """
 
     def __init__(
@@ -150,8 +152,10 @@ class RegistryImages:
         *,
         stall: float,
         given_up: Callable[[], bool] = lambda: False,
+        counters: Counters | None = None,
     ) -> None:
         self._where = where
+        self._counters = counters or NotCounted()
         self._given_up = given_up
         self._stall = stall
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -240,6 +244,8 @@ class RegistryImages:
                 if kind not in (HEADER, DATA) or not body or (begun and kind == HEADER):
                     raise WorkerError("a worker broke the protocol", where=self._where)
                 begun = True
+                if kind == DATA:
+                    self._counters.received(len(body))
                 yield kind, body
 
 

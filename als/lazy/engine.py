@@ -34,6 +34,7 @@ from als.lazy.cutter import Cutter
 from als.lazy.link import DEFAULT_TUNING, Link, Tuning
 from als.lazy.schedule import Fetch, Scheduler, Want
 from als.lazy.target import Target
+from als.model.counting import Counters, NotCounted
 from als.worker.client import Workers
 from als.worker.inflate import Compressed, InflatePool, Inflater
 
@@ -47,10 +48,19 @@ class Engine:
     """All fetching of one process. Thread-safe; a context manager.
 
     :param stall: seconds without a byte after which a request is given up.
+    :param counters: told what is fetched and read of its layers.
     """
 
-    def __init__(self, workers: Workers, tuning: Tuning = DEFAULT_TUNING, *, stall: float = 8.0) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        tuning: Tuning = DEFAULT_TUNING,
+        *,
+        stall: float = 8.0,
+        counters: Counters | None = None,
+    ) -> None:
         self.stall = stall
+        self.counters: Counters = counters or NotCounted()
         self._scheduler = Scheduler(tuning)
         self._targets: dict[str, Target] = {}
         self._changed = threading.Condition()
@@ -269,12 +279,12 @@ class Engine:
                 batch.update(cutter.feed(piece))
                 gather = fetch.want is Want.BACKGROUND and sum(map(len, batch.values())) < _BATCH
                 if batch and not gather:
-                    self._unpack(fetch, target, inflater, batch, stream.place)
+                    self._unpack(fetch, target, inflater, batch, stream.place, watch.begun)
                     batch = {}
                 self._hold(fetch)
                 watch.moved()
             if batch:
-                self._unpack(fetch, target, inflater, batch, stream.place)
+                self._unpack(fetch, target, inflater, batch, stream.place, watch.begun)
         with self._changed:
             if self._scheduler.coming(fetch.number):
                 raise RegistryUnavailable(f"the answer ended early, at byte {cutter.position}")
@@ -287,7 +297,9 @@ class Engine:
                 return
             self._closed.wait(pause)
 
-    def _unpack(self, fetch: Fetch, target: Target, inflater: Inflater, batch: Mapping[int, bytes], place: str) -> None:
+    def _unpack(
+        self, fetch: Fetch, target: Target, inflater: Inflater, batch: Mapping[int, bytes], place: str, begun: float
+    ) -> None:
         """Decompress units and hand them over. What is wrong with one is no reason not to take the others."""
         with self._changed:
             units = [unit for unit in batch if self._scheduler.owns(fetch.number, unit)]
@@ -300,7 +312,9 @@ class Engine:
             else:
                 found[unit] = each
         wrong |= target.deliver(found)
-        self._told(target, [unit for unit in found if unit not in wrong])
+        good = [unit for unit in found if unit not in wrong]
+        self._told(target, good)
+        self.counters.fetched(fetch.want.name.lower(), len(good), time.monotonic() - begun)
         for unit, error in wrong.items():
             with self._changed:
                 self._scheduler.spoiled(fetch.number, unit, time.monotonic())
@@ -339,7 +353,7 @@ class _Watch:
     def __init__(self, engine: Engine, fetch: Fetch) -> None:
         self._engine = engine
         self._number = fetch.number
-        self._last = time.monotonic()
+        self.begun = self._last = time.monotonic()
 
     def moved(self) -> None:
         """Something came, or was not to be waited for."""

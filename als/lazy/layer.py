@@ -35,6 +35,7 @@ from als.lazy.record import LazyRecord
 from als.lazy.rest import RestLog, beside
 from als.lazy.schedule import Want
 from als.lazy.state import LayerState, Origin
+from als.model.counting import Counters, Outcome, Saved
 
 log = logging.getLogger("als.lazy")
 
@@ -116,14 +117,20 @@ class LazyLayer(LayerState):
         :returns: it fails with NotFound (no such file), DeadlineExceeded, or another AlsError for why they do not come.
         """
         done: Future[bytes] = Future()
+        begun = time.monotonic()
+        outcome = Outcome.HERE
         try:
             length = max(0, min(length, self.size(name) - offset))
             waiter = self._wait(name, offset, length, timeout, want)
             if waiter is not None:
-                return waiter.future
-            done.set_result(self._bytes(name, offset, length) if length else b"")
+                done, outcome = waiter.future, Outcome.WAITED
+            else:
+                done.set_result(self._bytes(name, offset, length) if length else b"")
         except AlsError as error:
             done.set_exception(error)
+        if want is Want.DEMAND:
+            counters = self.engine.counters
+            done.add_done_callback(lambda future: _count(counters, future, outcome, begun))
         return done
 
     def peek(self, name: bytes, offset: int, length: int) -> bytes | None:
@@ -193,10 +200,13 @@ class LazyLayer(LayerState):
         """
         self.folder.recover(self._chunks)
         wanted = [(self.index.sha256(number) or b"", self.index.size(number)) for number in self._chunks.absent()]
+        saved = 0
         for sha256 in self.folder.link_all_known(each for each in wanted if each[0]):
             number = self._chunks.find(sha256)
             if number is not None:
                 self._chunks.set_whole(number)
+                saved += self.index.size(number)
+        self.engine.counters.saved(Saved.FILE, saved)
         self.engine.add(self, self._chunks.unneeded())
         self._see_whether_complete()
 
@@ -305,6 +315,7 @@ class LazyLayer(LayerState):
 
     def trouble(self, units: Sequence[int], error: AlsError) -> None:
         self.last_trouble = (time.time(), error)
+        self.engine.counters.troubled(type(error).__name__)
         if isinstance(error, RegistryDenied):
             # The credentials may have changed since they were read.
             self.origin.renew(None)
@@ -318,3 +329,10 @@ class LazyLayer(LayerState):
             log.warning("%s", error)
         for waiter in failed:
             self._give_up(waiter, error)
+
+
+def _count(counters: Counters, future: Future[bytes], outcome: Outcome, begun: float) -> None:
+    """A read was answered, now: `begun` is when it was asked, on the monotonic clock."""
+    if not future.cancelled():
+        ended = Outcome.FAILED if future.exception() is not None else outcome
+        counters.read(ended, time.monotonic() - begun)

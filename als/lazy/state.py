@@ -23,6 +23,7 @@ from als.lazy.record import LazyRecord
 from als.lazy.schedule import Want
 from als.lazy.target import Target
 from als.lazy.waiting import Waiter, Waiters
+from als.model.counting import Saved
 
 log = logging.getLogger("als.lazy")
 
@@ -177,8 +178,10 @@ class LayerState(Target):
 
     def _have(self, names: Sequence[bytes]) -> None:
         """Files were taken from the store."""
-        numbers = [self._chunks.find(name) for name in names]
-        self._whole([number for number in numbers if number is not None])
+        numbers = [number for name in names if (number := self._chunks.find(name)) is not None]
+        if numbers:
+            self.engine.counters.saved(Saved.FILE, sum(map(self.index.size, numbers)))
+        self._whole(numbers)
 
     def _whole(self, numbers: Sequence[int]) -> None:
         if not numbers:

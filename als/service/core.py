@@ -27,6 +27,7 @@ from als.imagestore.diffn import DiffNStore
 from als.imagestore.links import PlainLinks
 from als.imagestore.records import PublishedLayer
 from als.imagestore.tree import ImageStore
+from als.model.counting import Counters, NotCounted
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import layer_compression, toc_digest
@@ -55,10 +56,18 @@ if TYPE_CHECKING:
 class Service:
     """The store and everything that works on it. Thread-safe; several processes may have one on the same ROOT."""
 
-    def __init__(self, config: Config, *, workers: Workers | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        workers: Workers | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        counters: Counters | None = None,
+    ) -> None:
         """
         :param workers: others than the configuration's own; closed with this.
         :param limits: what a single image may ask for.
+        :param counters: told of bytes and reads; None: nobody asks.
         """
         self.config = config
         self.layout = Layout(config.root)
@@ -71,6 +80,7 @@ class Service:
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
         self.links = PlainLinks(self.layout)
         self.limits = limits
+        self.counters: Counters = counters or NotCounted()
         self.lazies: Lazies | None = None
         """Layers that are served before all of them is here: a daemon's alone."""
         self._surround(Environment.current, os.environ)
@@ -106,6 +116,7 @@ class Service:
             limits=self.limits,
             leave_out=addresses(config.mirror_port),
             tar_splits=[store.tar_split_form for store in self.publishing],
+            counters=self.counters,
         )
 
     def __enter__(self) -> Service:

@@ -76,7 +76,7 @@ class Lazies:
     def __init__(self, service: Service) -> None:
         config = service.config
         self._service = service
-        self._engine = Engine(service.workers)
+        self._engine = Engine(service.workers, counters=service.counters)
         if config.background_rate:
             self._engine.limit(float(config.background_rate))
         self._store = LazyStore(service.layout, self._engine, self._repository)

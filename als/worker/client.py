@@ -110,6 +110,18 @@ class Workers:
         sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
         return self._spawn("index toc", request, sandbox, [link])
 
+    @property
+    def running(self) -> int:
+        """How many workers there are now: the zygote's children, as the kernel lists them (proc(5))."""
+        zygote = self._zygote
+        if zygote is None:
+            return 0
+        try:
+            return len(Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_bytes().split())
+        except OSError:
+            # It has just ended, or the kernel keeps no such list.
+            return 0
+
     def start(self) -> None:
         """Have the zygote ready before the first worker is asked for."""
         with self._lock:
