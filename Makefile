@@ -1,5 +1,5 @@
 # als: everything a newcomer needs. Each target installs what is missing first; run them as root (sudo make demo).
-.PHONY: help setup demo test compat lint bench soak fuzz rpm clean
+.PHONY: help setup demo test compat lint bench soak fuzz man rpm clean
 
 PYTHON := .venv/bin/python
 
@@ -12,6 +12,7 @@ help:
 	@echo "make soak    gc in a loop beside pulls and runs of overlapping images; SECONDS=300, ARGS='--seed N'"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
+	@echo "make man     the manual pages, into build/man"
 	@echo "make clean   remove what was built, installed and cached in this folder"
 
 setup:
@@ -48,6 +49,9 @@ fuzz: setup
 
 rpm: setup
 	@bash packaging/build.sh dist
+
+man: setup
+	@PYTHONPATH=$(CURDIR) $(PYTHON) packaging/dev/man.py build/man
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_kernel*.so als/_kernel.c

@@ -44,7 +44,7 @@ PACKAGES = (
     ),
     # What als is written in, as far as Debian has it.
     *("python3", "python3-cffi", "python3-click", "python3-h11", "python3-isal", "python3-pyfuse3", "python3-pyxattr"),
-    *("python3-rich", "python3-tomlkit", "python3-trio", "python3-urllib3", "python3-zstandard"),
+    *("python3-prometheus-client", "python3-rich", "python3-tomlkit", "python3-trio", "python3-urllib3", "python3-zstandard"),
 )
 _WHEELS = ("fastcrc>=0.5",)
 """What als needs and Debian lacks."""
