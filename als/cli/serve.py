@@ -19,6 +19,7 @@ from als.metrics import serve as metrics
 from als.metrics.meters import Meters
 from als.mirror.serve import open_mirror
 from als.service import Service
+from als.service.healing import Healing
 from als.service.lazily import Lazies
 from als.service.recovery import recover
 from als.store.atomic import write_atomically
@@ -54,7 +55,13 @@ def command(config: Config) -> None:
                 _start_control(service, stack)
                 stack.enter_context(metrics.serving(service, registry))
                 _start_mirror(service, stack)
-                serve.run(StoreBackend(service), config.layer_store, ready=lambda: lazies.begin(announce))
+                healing = stack.enter_context(Healing(service))
+
+                def ready() -> None:
+                    announce()
+                    healing.begin()
+
+                serve.run(StoreBackend(service), config.layer_store, ready=lambda: lazies.begin(ready))
         finally:
             pid_file.unlink(missing_ok=True)
 

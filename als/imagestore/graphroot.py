@@ -10,9 +10,12 @@ else's; and what it names without listing it (as parent or top layer) comes from
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,6 +63,32 @@ def read_graph_root(graph: Path, run: Path | None = None) -> set[Named]:
         raise StoreError(f"cannot be read: {error.strerror}", where=str(error.filename or graph)) from error
     return {named for named in (*_of_layers(layers), *_of_tops(images, "image"), *_of_tops(containers, "container"))
             if named.layer and named.layer not in own}  # fmt: skip
+
+
+def read_lookups(graph: Path) -> Counter[tuple[str, str]]:
+    """How often a client holds which layer through an Additional Layer Store, by reference and digest.
+
+    It notes that in ``overlay/<id>/additionallayer``, the path of the layer's directory in the store (go.podman.io/storage
+    ``drivers/overlay/overlay.go``: CreateAs), whether it lists its layer or not. Which store it is does not matter: one may be
+    reached by several paths, and to count a foreign one keeps no more than its like of ours.
+
+    :raises StoreError: it is there but cannot be read.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    overlay = graph / "overlay"
+    try:
+        names = os.listdir(overlay) if overlay.is_dir() else []
+        for name in names:
+            try:
+                data = _read(overlay / name / "additionallayer")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            *_, folder, digest = ("", "", *os.fsdecode(data).split("/"))
+            with contextlib.suppress(ValueError):
+                found[base64.b64decode(folder, validate=True).decode(), digest] += 1
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", where=str(error.filename or graph)) from error
+    return found
 
 
 def _of_layers(entries: list[dict[str, Any]]) -> Iterator[Named]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import pwd
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from als.doctor.crioconf import read_crio_conf
 from als.doctor.facts import Answer
 from als.doctor.gather import answer_of
 from als.doctor.storageconf import StorageConf, read_storage_conf
-from als.errors import AlsError, ConfigError, StoreError
-from als.imagestore.graphroot import Named, read_graph_root
+from als.errors import AlsError, ConfigError, StoreDamaged, StoreError
+from als.imagestore.graphroot import Named, read_graph_root, read_lookups
 from als.imagestore.tree import ImageStore
 from als.mount.erofs import FSTYPE
 from als.mount.lazy import SOURCE as LAZY_SOURCE
@@ -68,6 +69,7 @@ class _Gathered:
         self.layers: dict[str, set[Holder]] = {}
         self.lazy: dict[str, set[Holder]] = {}
         self.unknown: list[str] = []
+        self.lookups: Counter[tuple[str, str]] = Counter()
         self.in_use: set[Path] = set()
         """Graph roots that use something of ours."""
 
@@ -77,6 +79,7 @@ class _Gathered:
             {name: frozenset(holders) for name, holders in self.layers.items()},
             tuple(self.unknown),
             {key: frozenset(holders) for key, holders in self.lazy.items()},
+            self.lookups,
         )
 
 
@@ -119,7 +122,7 @@ class Clients:
         yield from self._of_crio()
         for user in _users():
             yield from _rootless(Path(user.pw_dir), user.pw_uid)
-        for text, seen in self._seen().items():
+        for text, seen in self.seen().items():
             yield GraphRoot(Path(text), device=seen)
         for path in self._config.clients:
             yield GraphRoot(path, expected=True)
@@ -164,7 +167,7 @@ class Clients:
     def forget(self, path: Path) -> bool:
         """Never ask this graph root again, unless it is seen in use anew; False: it was not known."""
         with locked(self._layout.locks / "clients", timeout=10.0), store_errors(self._layout.clients):
-            seen = self._seen()
+            seen = self.seen()
             if str(path) not in seen:
                 return False
             del seen[str(path)]
@@ -182,6 +185,7 @@ class Clients:
             if answer is not Answer.FINE:
                 raise StoreError(f"it {answer.value}", where=str(root.path))
             named = read_graph_root(root.path, root.run)
+            found.lookups += read_lookups(root.path)
         except StoreError as error:
             found.unknown.append(f"the graph root {root.path} is not readable: {error}")
             return
@@ -242,20 +246,28 @@ class Clients:
                 return path.relative_to(root).parts
         return ()
 
-    def _seen(self) -> dict[str, int]:
+    def seen(self) -> dict[str, int]:
+        """The graph roots that were written down, each with the device of its file system.
+
+        :raises StoreDamaged: the list cannot be read. Then nobody knows who else uses layers, and nothing may be removed.
+        """
+        path = self._layout.clients
         try:
-            value = read_json(self._layout.clients).get("graph_roots")
+            found = read_json(path).get("graph_roots", {})
+            return {str(graph): int(device) for graph, device in found.items()}
         except FileNotFoundError:
             return {}
-        return {str(path): int(device) for path, device in value.items()} if isinstance(value, dict) else {}
+        except (AttributeError, ValueError, TypeError) as error:
+            what = f"not a list of graph roots: {error}"
+            raise StoreDamaged(what, where=str(path), hint="restore it or remove it") from error
 
     def _remember(self, paths: Iterable[Path]) -> None:
         new = {str(path): path.stat().st_dev for path in paths if path.is_dir()}
-        if not new.items() - self._seen().items():
+        if not new.items() - self.seen().items():
             return
         try:
             with locked(self._layout.locks / "clients", timeout=10.0), store_errors(self._layout.clients):
-                write_json(self._layout.clients, {"graph_roots": {**self._seen(), **new}})
+                write_json(self._layout.clients, {"graph_roots": {**self.seen(), **new}})
         except AlsError as error:
             # A full disk must not keep anybody from making room.
             log.warning("the clients are not written down: %s", error)

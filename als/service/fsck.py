@@ -6,10 +6,11 @@ Only what is wrong is reported, not what is merely useless: garbage is `als gc`'
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Problem:
     """Something that is not as it should be."""
 
     kind: str
-    """layer, lazy layer, object, image, reference, use or image store."""
+    """layer, lazy layer, object, image, reference, use, clients or image store."""
     name: str
     """A DiffID, key, digest, reference or chain ID."""
     what: str
@@ -78,12 +79,14 @@ def check(service: Service, *, deep: bool = False) -> list[Problem]:
 
     :param deep: read every object and rebuild every layer's stream as well.
     """
-    checker = _Checker(service, deep)
+    checker = Checker(service, deep)
     layers = [*checker.layers(), *checker.lazy(), *checker.objects()]
     return [*layers, *checker.images(), *checker.references(), *checker.published()]
 
 
-class _Checker:
+class Checker:
+    """Looks at one store. The caller holds its lock, shared or alone."""
+
     def __init__(self, service: Service, deep: bool) -> None:
         self._service = service
         self._deep = deep
@@ -97,14 +100,18 @@ class _Checker:
                 self._listed[store.layout] = store.published()
             except StoreDamaged as error:
                 self._listed[store.layout] = {}
-                self._list_errors[store.layout] = _said(error)
+                self._list_errors[store.layout] = said(error)
 
     def layers(self) -> Iterator[Problem]:
         for diff_id in self._service.layers.ids():
-            try:
-                yield from self._layer(diff_id)
-            except (AlsError, OSError) as error:
-                yield Problem("layer", str(diff_id), _said(error), Remedy.QUARANTINE_LAYER)
+            yield from self.layer(diff_id)
+
+    def layer(self, diff_id: Digest) -> Iterator[Problem]:
+        """One layer, file by file."""
+        try:
+            yield from self._layer(diff_id)
+        except (AlsError, OSError) as error:
+            yield Problem("layer", str(diff_id), said(error), Remedy.QUARANTINE_LAYER)
 
     def lazy(self) -> Iterator[Problem]:
         layout = self._service.layout
@@ -113,7 +120,7 @@ class _Checker:
                 for what in folder_faults(layout, key, self._sha256 if self._deep else None):
                     yield Problem("lazy layer", key, what, Remedy.DISCARD)
             except (AlsError, OSError) as error:
-                yield Problem("lazy layer", key, _said(error), Remedy.DISCARD)
+                yield Problem("lazy layer", key, said(error), Remedy.DISCARD)
 
     def _layer(self, diff_id: Digest) -> Iterator[Problem]:
         layers = self._service.layers
@@ -186,22 +193,34 @@ class _Checker:
                 for index in self._service.images.indexes(digest):
                     self._service.images.index(digest, index)
             except (AlsError, OSError) as error:
-                yield Problem("image", str(digest), _said(error), Remedy.QUARANTINE_FILE, path=path)
+                yield Problem("image", str(digest), said(error), Remedy.QUARANTINE_FILE, path=path)
 
     def references(self) -> Iterator[Problem]:
-        for path in [*self._service.layout.refs.glob("[!.]*.json"), *self._service.layout.uses.glob("[!.]*.json")]:
-            is_use = path.parent == self._service.layout.uses
+        yield from self.unreadable_records()
+        path = self._service.layout.clients
+        try:
+            self._service.clients.seen()
+        except (AlsError, OSError) as error:
+            yield Problem("clients", path.name, said(error), Remedy.QUARANTINE_FILE, path=path)
+        for path in _records(self._service.layout.refs):
+            # What cannot be read, or has been dropped since the folder was listed, is none of these.
+            with contextlib.suppress(AlsError, OSError):
+                yield from self._reference(self._service.images.read(path))
+
+    def unreadable_records(self) -> Iterator[Problem]:
+        """References and clients' counts of which nobody can say what they hold."""
+        layout = self._service.layout
+        readers: list[tuple[str, Path, Callable[[Path], object]]] = [
+            *(("reference", path, self._service.images.read) for path in _records(layout.refs)),
+            *(("use", path, self._service.uses.read) for path in _records(layout.uses)),
+        ]
+        for kind, path, read in readers:
             try:
-                record = None if is_use else self._service.images.read(path)
-                if is_use:
-                    self._service.uses.read(path)
+                read(path)
             except FileNotFoundError:
                 continue  # Dropped since the folders were listed.
             except (AlsError, OSError) as error:
-                yield Problem("use" if is_use else "reference", path.name, _said(error), Remedy.QUARANTINE_FILE, path=path)
-                continue
-            if record is not None:
-                yield from self._reference(record)
+                yield Problem(kind, path.name, said(error), Remedy.QUARANTINE_FILE, path=path)
 
     def _reference(self, record: RefRecord) -> Iterator[Problem]:
         try:
@@ -233,14 +252,17 @@ class _Checker:
 
     def published(self) -> Iterator[Problem]:
         mounts = read_mounts()
+        yield from self.unreadable_lists()
         for store in self._service.image_stores:
-            error = self._list_errors.get(store.layout)
-            if error:
-                yield Problem("image store", "layers.json", error, Remedy.REBUILD, layout=store.layout)
             for chain_id, entry in self._listed[store.layout].items():
                 for what, remedy in self._published(store, entry, mounts):
                     yield Problem("image store", chain_id, what, remedy, layout=store.layout)
-            yield from self._images_listed(store) if not error else ()
+            yield from self._images_listed(store) if store.layout not in self._list_errors else ()
+
+    def unreadable_lists(self) -> Iterator[Problem]:
+        """Image stores of which nobody can say what they list."""
+        for layout, error in self._list_errors.items():
+            yield Problem("image store", "layers.json", error, Remedy.REBUILD, layout=layout)
 
     def _images_listed(self, store: ImageStore) -> Iterator[Problem]:
         try:
@@ -259,7 +281,7 @@ class _Checker:
             record = None if is_lazy(entry) else self._service.layers.get(layer.diff_id)
             yield from self._served(store, layer, mounts, lazily=record is None)
         except (AlsError, OSError) as error:
-            yield _said(error), Remedy.UNPUBLISH
+            yield said(error), Remedy.UNPUBLISH
             return
         listed = self._listed[store.layout]
         for claim in () if record is None else unproven(layer, record):
@@ -316,7 +338,12 @@ def _recipe_needs(recipe: Path) -> tuple[int, dict[bytes, int]]:
     return length, ends
 
 
-def _said(error: AlsError | OSError) -> str:
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.json"))
+
+
+def said(error: AlsError | OSError) -> str:
+    """An error in the words of a problem."""
     if isinstance(error, AlsError):
         return error.what
     return f"{error.filename}: {error.strerror}"

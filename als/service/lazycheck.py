@@ -35,7 +35,7 @@ def folder_faults(layout: Layout, key: str, sha256: Callable[[Path], bytes] | No
     folder = layout.lazy / key
     if (folder / REFUSED).exists():
         return
-    record, index = _read(layout, key)
+    record, index = read_lazy(layout, key)
     with (folder / "layer.erofs").open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != record.image_sha256:
             yield "its EROFS image is not the one that was made of its index"
@@ -64,8 +64,9 @@ def lazy_faults(layout: Layout, layer: PublishedLayer, key: str) -> Iterator[str
         yield "it is served from the lazy layer of another"
 
 
-def _read(layout: Layout, key: str) -> tuple[LazyRecord, LayerIndex]:
-    """
+def read_lazy(layout: Layout, key: str) -> tuple[LazyRecord, LayerIndex]:
+    """What a lazy layer is made of.
+
     :raises AlsError: or OSError: they cannot be read, or are another layer's.
     """
     folder = layout.lazy / key

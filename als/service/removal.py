@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from als.errors import AlsError
+from als.fetch.pull import layer_names
 from als.imagestore.records import is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
@@ -40,7 +41,7 @@ from als.service import listing
 from als.store import lazyfolders
 from als.store.images import ImageRecord
 from als.store.layout import Layout
-from als.store.liveness import Claims, Holder, Liveness, Published, clients_of, decide
+from als.store.liveness import Claims, Holder, Liveness, Published, clients_of, decide, settled
 from als.store.lock import excluding, sharing
 from als.store.refused import store_errors
 from als.store.reserve import reserve_given_up
@@ -107,6 +108,21 @@ def survey(service: Service, unlisted: Sequence[Published] = ()) -> tuple[Livene
     return decide(images, service.images.refs(), service.uses.all(), published, claims, time.time(), lazy), claims
 
 
+def settle_uses(service: Service) -> int:
+    """Put right what clients are counted to hold; how many counts were wrong. The caller holds the store's lock."""
+    # Read before the clients are: what is counted in between is not judged by what they said before.
+    uses = service.uses.all()
+    claims = service.clients.claims(())
+    ours = {str(name) for image in service.images.all() for name in layer_names(image)}
+    count = 0
+    for use, right in settled(uses, claims, time.time()):
+        # Clients may have other layer stores beside ours.
+        if (use.count or use.digest in ours) and service.uses.settle(use, right):
+            log.info("%s %s is held %d times by clients, not %d", use.reference, use.digest, right, use.count)
+            count += 1
+    return count
+
+
 def published_layers(service: Service) -> list[Published]:
     """The image stores' lists; what is in both is there twice."""
     return [_published(store, entry) for store in service.image_stores for entry in store.published().values()]
@@ -165,6 +181,7 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
     with store_errors(service.layout.root), ExitStack() as held:
         with excluding(service.layout.lock, timeout=wait):
             held.enter_context(reserve_given_up(service.layout))
+            settle_uses(service)
             live, claims = _unlist(service, *survey(service))
             found, objects = _garbage(service, live, claims)
             for path in aborted(service.layout):
@@ -271,11 +288,11 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def aborted(layout: Layout) -> list[Path]:
-    """Attempts that were cut short: whatever is in tmp/, and references that have not got their names.
+    """Attempts that were cut short: whatever is in tmp/, and references and records that have not got their names.
 
     Not those of uses/: clients' counts change also while the store's lock is held alone.
     """
-    return [*layout.tmp.iterdir(), *layout.refs.glob(".*")]
+    return [*layout.tmp.iterdir(), *layout.refs.glob(".*"), *layout.images.glob("*/.*"), *layout.layers.glob("*/.*")]
 
 
 def sweep(layout: Layout) -> None:

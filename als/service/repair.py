@@ -51,9 +51,17 @@ def fsck(service: Service, *, repair: bool = False, deep: bool = False, wait: fl
         found = tuple(check(service, deep=deep))
         if not found:
             return Report((), ())
-        with store_errors(service.layout.root):
-            _Repair(service, found).run()
+        repair_all(service, found)
         return Report(found, tuple(check(service, deep=deep)))
+
+
+def repair_all(service: Service, problems: Collection[Problem]) -> None:
+    """Apply the remedies of these problems. The caller holds the store's lock alone.
+
+    :raises AlsError: something could not be repaired.
+    """
+    with store_errors(service.layout.root):
+        _Repair(service, problems).run()
 
 
 class _Repair:

@@ -224,7 +224,7 @@ class Images:
                 float(value["pulled"]),
                 value.get("asked") is True,
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, BadImage) as error:
             raise StoreDamaged(
                 f"incomplete reference record: {error}", where=str(path), hint="remove it, pull again"
             ) from error

@@ -48,6 +48,7 @@ from als.errors import StoreError
 from als.model.digest import Digest
 from als.native.files import spread_directories
 from als.native.refusal import Refusal, refusal
+from als.store.atomic import write_atomically
 
 VERSION = "1"
 
@@ -178,8 +179,9 @@ class Layout:
 
     def _check_version(self) -> None:
         path = self.root / "version"
-        if not path.exists():
-            path.write_text(VERSION + "\n")
+        if not path.exists() or not path.stat().st_size:
+            # Empty: once it was written without waiting for the disk, and the power failed.
+            write_atomically(path, f"{VERSION}\n".encode(), mode=0o644)
         found = path.read_text().strip()
         if found != VERSION:
             raise StoreError(

@@ -60,6 +60,8 @@ class Claims:
     """Why some clients could not be asked; not empty: they may use whatever is published."""
     lazy: Mapping[str, frozenset[Holder]] = field(default_factory=dict)
     """By the keys of lazy layers."""
+    lookups: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often clients hold a layer through the Additional Layer Store as they say themselves, by reference and digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,25 @@ def decide(
     for hex_id, holders in claims.layers.items():
         found.layers.setdefault(Digest("sha256", hex_id), set()).update(holders)
     _hold_lazy(found, published, lazy, claims)
+    return found
+
+
+def settled(uses: Iterable[Use], claims: Claims, now: float) -> list[tuple[Use, int]]:
+    """Counts of clients that are wrong, each with the right one.
+
+    What clients have written down is certain, so a lower count is raised. A higher one may belong to a pull that is under way;
+    when nothing has changed in it for :data:`LEASE_SECONDS`, it belongs to nobody: the client was killed, or its graph root
+    is gone, or a gesture was counted twice. While any client cannot be asked, nothing is lowered.
+
+    :param now: seconds since the epoch.
+    """
+    found = []
+    counted = {(use.reference, use.digest): use for use in uses}
+    for key in sorted(counted.keys() | claims.lookups.keys()):
+        use, held = counted.get(key, Use(*key, 0)), claims.lookups.get(key, 0)
+        forgotten = not claims.unknown and now >= use.changed + LEASE_SECONDS
+        if use.count < held or (use.count > held and forgotten):
+            found.append((use, held))
     return found
 
 

@@ -2,6 +2,9 @@
 
 A count is on disk before the client is answered, so neither the daemon's death nor a power cut loses one. A record is one
 file; the lock (number 5 of :mod:`als.store.lock`) makes read-and-write one step between processes.
+
+A count can still be wrong: a client that is killed drops nothing, and a gesture that was counted but not answered is sent again
+to the next daemon. :func:`als.store.liveness.settled` says what a count should be by what clients have.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from als.errors import StoreDamaged
@@ -26,6 +29,8 @@ class Use:
     reference: str
     digest: str
     count: int
+    changed: float = field(default=0.0, compare=False)
+    """When, in seconds since the epoch."""
 
 
 class Uses:
@@ -42,13 +47,35 @@ class Uses:
                 old = self.read(path).count
             except FileNotFoundError:
                 old = 0
-            new = max(0, old + by)
-            if new:
-                write_json(path, {"reference": reference, "digest": digest, "count": new})
-            elif old:
+            return self._write(reference, digest, old, max(0, old + by))
+
+    def settle(self, use: Use, count: int) -> bool:
+        """Set a count that is wrong; False: it was changed since `use` was read, and is left alone."""
+        path = self._path(use.reference, use.digest)
+        with locked(self._layout.locks / "uses", timeout=10.0), store_errors(path):
+            try:
+                now = self.read(path)
+            except FileNotFoundError:
+                now = Use(use.reference, use.digest, 0)
+            if (now.count, now.changed) != (use.count, use.changed):
+                return False
+            self._write(use.reference, use.digest, now.count, count)
+            return True
+
+    def _write(self, reference: str, digest: str, old: int, new: int) -> int:
+        path = self._path(reference, digest)
+        if new:
+            write_json(path, {"reference": reference, "digest": digest, "count": new})
+        elif old:
+            path.unlink()
+            sync_directory(path.parent)
+        return new
+
+    def sweep(self) -> None:
+        """Remove records that have not got their names: those of whoever died while he changed one."""
+        with locked(self._layout.locks / "uses", timeout=10.0), store_errors(self._layout.uses):
+            for path in self._layout.uses.glob(".*"):
                 path.unlink()
-                sync_directory(path.parent)
-            return new
 
     def count(self, reference: str, digest: str) -> int:
         """How often clients hold a layer."""
@@ -78,6 +105,6 @@ class Uses:
         """
         value = read_json(path)
         try:
-            return Use(str(value["reference"]), str(value["digest"]), int(value["count"]))
-        except (KeyError, ValueError) as error:
+            return Use(str(value["reference"]), str(value["digest"]), int(value["count"]), path.stat().st_mtime)
+        except (KeyError, ValueError, TypeError) as error:
             raise StoreDamaged(f"incomplete record: {error}", where=str(path), hint="remove it") from error
