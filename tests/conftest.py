@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.harness import vmparts
+from tests.harness import vmparts, vmpytest
 from tests.harness.debs import Unavailable
 from tests.harness.policy import Policy, expect_log, fail_on_leftovers
 
@@ -28,6 +28,7 @@ TOOLS_BESIDE = ROOT.parent / "shared" / "tools.tar.zst"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Policy(config), "als-policy")
+    config.pluginmanager.register(vmpytest.plugin(CACHE), "als-vm")
 
 
 def unpacked(archive: Path, name: str) -> Path:

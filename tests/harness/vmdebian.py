@@ -17,42 +17,21 @@ from tests.harness.system import CommandFailed, run
 USER = "user"
 """A user with subordinate IDs and a running systemd of his own (uid 1000)."""
 
-PACKAGES = (
-    *(
-        "systemd-sysv",
-        "libpam-systemd",
-        "dbus",
-        "dbus-user-session",
-        "udev",
-        "kmod",
-        "iproute2",
-        "nftables",
-        "e2fsprogs",
-        "attr",
-    ),
-    *("podman", "crun", "conmon", "netavark", "aardvark-dns", "passt", "uidmap", "catatonit", "skopeo", "busybox-static"),
-    *(
-        "fuse3",
-        "erofs-utils",
-        "fsverity",
-        "ca-certificates",
-        "libssl3t64",
-        "util-linux-extra",
-        "procps",
-        "rpm",
-        "docker-registry",
-    ),
-    # What als is written in, as far as Debian has it.
-    *("python3", "python3-cffi", "python3-click", "python3-h11", "python3-isal", "python3-pyfuse3", "python3-pyxattr"),
-    *("python3-prometheus-client", "python3-rich", "python3-tomlkit", "python3-trio", "python3-urllib3", "python3-zstandard"),
-)
+PACKAGES = """
+    systemd-sysv libpam-systemd dbus dbus-user-session udev kmod iproute2 nftables e2fsprogs attr procps util-linux-extra
+    podman crun conmon netavark aardvark-dns passt uidmap catatonit skopeo busybox-static docker-registry rpm
+    fuse3 erofs-utils fsverity ca-certificates libssl3t64
+    python3 python3-cffi python3-click python3-h11 python3-isal python3-pyfuse3 python3-pyxattr
+    python3-prometheus-client python3-rich python3-tomlkit python3-trio python3-urllib3 python3-zstandard
+"""
+"""The last two lines: what als is written in, as far as Debian has it."""
 _WHEELS = ("fastcrc>=0.5",)
 """What als needs and Debian lacks."""
-_IDLE = (
-    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service"),
-    *("fstrim.timer", "getty@tty1.service", "serial-getty@.service", "console-getty.service", "docker-registry.service"),
-    *("podman-auto-update.timer", "systemd-pcrlock.service"),
-)
+_IDLE = """
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
+    getty@tty1.service serial-getty@.service console-getty.service docker-registry.service podman-auto-update.timer
+    systemd-pcrlock.service
+"""
 """Units that would only take time."""
 _SIZE = "8G"
 _DEADLINE = 900.0
@@ -101,7 +80,7 @@ def debian_disk(suite: str, modules: Path, release: str, folder: Path) -> Path:
     """
     root, image = folder / "root", folder / "disk.img"
     options = [word for line in acquire_options() for word in ("--aptopt", line)]
-    base = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={','.join(PACKAGES)}"]
+    base = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={','.join(PACKAGES.split())}"]
     # The documentation is half of the files.
     paths = ["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*"]
     excluded = [f"--dpkgopt=path-exclude={path}" for path in paths]
@@ -162,7 +141,7 @@ def _set_up(root: Path) -> None:
     linger.mkdir(parents=True, exist_ok=True)
     (linger / USER).touch()
     units = etc / "systemd" / "system"
-    for name in _IDLE:
+    for name in _IDLE.split():
         (units / name).unlink(missing_ok=True)
         (units / name).symlink_to("/dev/null")
     (units / "vm.target").write_text(_TARGET, "ascii")
