@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["cffi_build/kernel.py:ffibuilder"])
+setup(cffi_modules=["cffi_build/kernel.py:ffibuilder", "cffi_build/fsverity.py:ffibuilder"])

@@ -21,6 +21,7 @@ DEFAULT_FILE = Path("/etc/als/als.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LAYOUTS = ("diffN", "composefs")
 LAZY = ("auto", "always", "never")
+VERITY = ("off", "prefer", "require")
 _WORKER_USER = "als"
 _NOBODY = 65534
 
@@ -62,6 +63,9 @@ class Config:
     """Users (names or numbers) whom the mirror serves beside root, with what is open to everybody."""
     metrics_port: int = 0
     """Where metrics can be read on 127.0.0.1, by any user of this machine; 0: only at RUN/metrics.sock, by root."""
+    verity: str = "prefer"
+    """One of ``VERITY``: whether what is stored is sealed with fs-verity; "prefer": where kernel and file system can;
+    "require": nothing is published that is not, and no layer before all of it is here."""
 
     @property
     def layer_store(self) -> Path:
@@ -189,6 +193,10 @@ def _checked(name: str, value: object, where: str) -> object:
         case "lazy", str():
             if value not in LAZY:
                 raise ConfigError(f"{value!r} is none of {', '.join(LAZY)}", where=where)
+            return value
+        case "verity", str():
+            if value not in VERITY:
+                raise ConfigError(f"{value!r} is none of {', '.join(VERITY)}", where=where)
             return value
         case (("background" | "record_profiles"), bool()):
             return value

@@ -96,6 +96,10 @@ class KernelError(AlsError):
     """The kernel refused a mount or lacks a feature."""
 
 
+class MissingLibrary(AlsError):
+    """als was built on a machine without a library that this needs."""
+
+
 class WorkerError(AlsError):
     """An unprivileged worker died, hung, or broke the protocol."""
 

@@ -2,8 +2,8 @@
 
 How this folder works: every file here is one cffi builder (API mode, so a C compiler checks each signature against the
 system's headers, and every call releases the GIL). It exposes an ``ffibuilder`` and is named in ``setup.py``; the typed
-Python face of its extension lives in ``als/`` (of this one: :mod:`als.native`). A further library, as libfsverity, gets
-a builder file of its own, so that a machine without it still builds the rest.
+Python face of its extension lives in ``als/`` (of this one: :mod:`als.native`). A further library gets a builder file of its
+own (``fsverity.py``), so that a machine without it still builds the rest.
 
 ctypes was rejected: it guesses ABI details (struct sizes, ``long`` in variadic calls) at run time, and keeps no errno
 reliably between threads. The C below is kept to wrappers that return -1 and set errno; decisions are made in Python.
@@ -49,7 +49,12 @@ int als_loop_configure(int loop_fd, int backing_fd, int direct_io);
 int als_loop_backing(int loop_fd, uint64_t *device, uint64_t *inode);
 
 int als_reflink(int destination_fd, int source_fd);
+#define ALS_SEALED ...
+#define ALS_SEALED_NOW ...
+#define ALS_BEING_SEALED ...
 int als_verity_probe(int fd);
+int als_verity_measure(int fd, unsigned char *digest);
+int als_seal_files(size_t count, const char *names, unsigned char *digests, unsigned char *fresh, size_t *done);
 int als_spread_directories(int fd);
 int als_cached_pages(int fd, uint64_t length, uint64_t *pages);
 int als_mincore_pages(int fd, uint64_t length, uint64_t *pages);
@@ -136,6 +141,76 @@ static int als_verity_probe(int fd)
     memset(&measured, 0, sizeof measured);
     measured.head.digest_size = sizeof measured.digest;
     return ioctl(fd, FS_IOC_MEASURE_VERITY, &measured);
+}
+
+static int als_verity_measure(int fd, unsigned char *digest)
+{
+    struct { struct fsverity_digest head; uint8_t digest[64]; } measured;
+    memset(&measured, 0, sizeof measured);
+    measured.head.digest_size = sizeof measured.digest;
+    if (ioctl(fd, FS_IOC_MEASURE_VERITY, &measured) < 0)
+        return -1;
+    if (measured.head.digest_algorithm != FS_VERITY_HASH_ALG_SHA256 || measured.head.digest_size != 32) {
+        errno = EBADMSG;
+        return -1;
+    }
+    memcpy(digest, measured.digest, 32);
+    return 0;
+}
+
+/* fs-verity as overlay and composefs expect it: SHA-256, blocks of 4,096 bytes, no salt. */
+static int als_verity_enable(int fd)
+{
+    struct fsverity_enable_arg argument;
+    int result;
+    memset(&argument, 0, sizeof argument);
+    argument.version = 1;
+    argument.hash_algorithm = FS_VERITY_HASH_ALG_SHA256;
+    argument.block_size = 4096;
+    do
+        result = ioctl(fd, FS_IOC_ENABLE_VERITY, &argument);
+    while (result < 0 && errno == EINTR);
+    return result;
+}
+
+#define ALS_SEALED 0
+#define ALS_SEALED_NOW 1
+/* By another process, at this moment. */
+#define ALS_BEING_SEALED 2
+
+static int als_seal_file(const char *path, unsigned char *digest, unsigned char *fresh)
+{
+    int failed, result, fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    *fresh = ALS_SEALED;
+    result = als_verity_measure(fd, digest);
+    if (result < 0 && errno == ENODATA) {
+        result = als_verity_enable(fd);
+        *fresh = result == 0 ? ALS_SEALED_NOW : ALS_SEALED;
+        if (result < 0 && errno == EBUSY) {
+            *fresh = ALS_BEING_SEALED;
+            result = 0;
+        } else if (result == 0 || errno == EEXIST) {
+            /* EEXIST: another process was quicker. */
+            result = als_verity_measure(fd, digest);
+        }
+    }
+    failed = errno;
+    close(fd);
+    errno = failed;
+    return result;
+}
+
+/* `names`: the paths of the files, each ended by a zero byte; `digests`: 32 bytes for each. */
+static int als_seal_files(size_t count, const char *names, unsigned char *digests, unsigned char *fresh, size_t *done)
+{
+    for (*done = 0; *done < count; (*done)++) {
+        if (als_seal_file(names, digests + 32 * *done, fresh + *done) < 0)
+            return -1;
+        names += strlen(names) + 1;
+    }
+    return 0;
 }
 
 static int als_cached_pages(int fd, uint64_t length, uint64_t *pages)

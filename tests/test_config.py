@@ -25,7 +25,7 @@ def test_defaults() -> None:
 def test_every_setting() -> None:
     text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]\n'
     text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]\n'
-    text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false\nmetrics_port=9"
+    text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false\nmetrics_port=9\nverity='require'"
     assert parse_config(text) == Config(
         Path("/a"),
         Path("/b"),
@@ -42,6 +42,7 @@ def test_every_setting() -> None:
         False,
         ("a", "5"),
         9,
+        "require",
     )
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 
@@ -71,6 +72,8 @@ def test_the_packaged_file_shows_the_defaults() -> None:
         ("lookup_deadline = nan", "between 0 and 3600"),
         ("lookup_deadline = true", "lookup_deadline"),
         ("lazy = 'sometimes'", "none of auto, always, never"),
+        ("verity = 'on'", "none of off, prefer, require"),
+        ("verity = true", "verity"),
         ("background = 1", "background"),
         ("background_rate = -1", "not a number of bytes"),
         ("max_workers = -1", "between 0 and 1024"),

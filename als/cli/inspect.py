@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from als.cli.exitcodes import exit_code
 from als.cli.output import bytes_text, print_facts, print_json, time_text
 from als.config import Config
-from als.errors import NotFound
+from als.errors import NotFound, StoreDamaged
 from als.model.digest import Digest
 from als.service import Service
+from als.service.trust import Link, State, verify_image
 from als.store.images import ImageRecord
 from als.store.layers import LayerRecord
 
@@ -16,13 +18,17 @@ from als.store.layers import LayerRecord
 @click.command()
 @click.argument("name", metavar="IMAGE|LAYER")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.option("--verify", is_flag=True, help="Check an image's chain of trust instead, link by link; reads all of it.")
 @click.pass_obj
-def command(config: Config, name: str, as_json: bool) -> None:
+def command(config: Config, name: str, as_json: bool, verify: bool) -> int:
     """Show an image's or a layer's format, how it is served, why it is or is not lazy, references and sizes.
 
-    A layer is named by its DiffID or a beginning of it, at least 6 digits.
+    A layer is named by its DiffID or a beginning of it, at least 6 digits. With --verify the exit status is 6 if a check
+    failed, also if something is not sealed although verity = "require" is set.
     """
     with Service(config) as service:
+        if verify:
+            return _verify(service, service.find(name), as_json)
         try:
             facts = _image(service, service.find(name))
         except NotFound as error:
@@ -32,8 +38,23 @@ def command(config: Config, name: str, as_json: bool) -> None:
             facts = _layer(service, record)
     if as_json:
         print_json(facts)
-        return
-    print_facts({key: _text(key, value) for key, value in facts.items()})
+    else:
+        print_facts({key: _text(key, value) for key, value in facts.items()})
+    return 0
+
+
+def _verify(service: Service, image: ImageRecord, as_json: bool) -> int:
+    links: list[Link] = []
+    for link in verify_image(service, image):
+        links.append(link)
+        if not as_json:
+            click.echo(f"{link.state.value:<6}  {link.name:<11}  {link.subject}\n        {link.detail}")
+    if as_json:
+        print_json(
+            [{"link": each.name, "of": each.subject, "state": each.state.value, "detail": each.detail} for each in links]
+        )
+    wrong = {State.FAILED, State.OPEN} if service.verity.required else {State.FAILED}
+    return exit_code(StoreDamaged("")) if any(link.state in wrong for link in links) else 0
 
 
 def _find_layer(service: Service, name: str) -> LayerRecord | None:

@@ -53,7 +53,9 @@ from als.model.tree import FileType, Inode, Tree
 _BUFFER = 1 << 20
 
 
-def write_image(tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[bytes, bytes] | None = None) -> None:
+def write_image(
+    tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[bytes, bytes] | None = None, uuid: bytes = b""
+) -> None:
     """Write the image of `tree` to `out`, from its current position on.
 
     Equal trees give equal bytes. A regular file with `data` has its bytes in the image; any other that is not empty gets a
@@ -61,11 +63,12 @@ def write_image(tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[
 
     :param verity: the fs-verity digests (sha256, 32 bytes) of contents, by their names in the forest; overlay checks them
         if mounted with ``verity=``. A content that is not in it gets an empty metacopy xattr.
+    :param uuid: 16 bytes by which the mounted image can be told from others; by default zeros.
     :raises als.errors.Unsupported: the tree holds what EROFS, or an image of this kind, cannot; nothing was written.
     """
     order = Order(tree, profile, verity or {})
     areas = Areas(order)
-    writer = _Writer(order, Places(order, areas), areas)
+    writer = _Writer(order, Places(order, areas), areas, uuid)
     buffer: list[bytes] = []
     size = 0
     for piece in writer.pieces():
@@ -81,7 +84,8 @@ def write_image(tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[
 class _Writer:
     """Makes the bytes of an image whose layout is settled."""
 
-    def __init__(self, order: Order, places: Places, areas: Areas) -> None:
+    def __init__(self, order: Order, places: Places, areas: Areas, uuid: bytes) -> None:
+        self._uuid = uuid
         self._order = order
         self._places = places
         self._areas = areas
@@ -110,7 +114,7 @@ class _Writer:
         flags = COMPOSEFS_HAS_ACL if order.has_acl else 0
         header = COMPOSEFS_HEADER.pack(COMPOSEFS_MAGIC, COMPOSEFS_VERSION, flags, order.profile.composefs_version)
         blocks = places.data_start // BLOCK + places.data_blocks
-        identity = (places.nids[0], len(order.nodes), *order.epoch, blocks, 0, places.shared_start // BLOCK, b"", b"")
+        identity = (places.nids[0], len(order.nodes), *order.epoch, blocks, 0, places.shared_start // BLOCK, self._uuid, b"")
         superblock = SUPER.pack(SUPER_MAGIC, 0, FEATURE_COMPAT, BLOCK_BITS, 0, *identity, *([0] * 9))
         return header.ljust(SUPER_OFFSET, b"\0") + superblock
 

@@ -22,10 +22,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from als.erofs.identity import uuid_of
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import AlsError, DeadlineExceeded, DigestMismatch, WorkerError
 from als.fetch.assembler import KEPT, Assembler
+from als.fetch.sealing import Sealing
 from als.fetch.source import ImageSource
 from als.fetch.splits import Splits
 from als.fetch.writeback import Writeback
@@ -38,6 +40,7 @@ from als.store.layout import TarSplitForm
 from als.store.owners import owners_of
 from als.store.recipe import RecipeWriter
 from als.store.refused import store_errors
+from als.verity.policy import UNSEALED, Policy
 from als.worker.client import Workers
 from als.worker.frames import FrameReader
 
@@ -59,16 +62,19 @@ def ingest(
     stall: float,
     limits: Limits = DEFAULT_LIMITS,
     tar_splits: Collection[TarSplitForm] = (),
+    policy: Policy = UNSEALED,
 ) -> LayerRecord:
     """Fill `staging` with the layer that `descriptor` and `diff_id` promise.
 
     :param stall: seconds without any progress after which it is given up.
     :param tar_splits: what clients will need; made here if it can be made in passing.
+    :param policy: whether it is sealed with fs-verity.
     :raises DigestMismatch: the blob or its content is not what was promised.
     :raises BadImage: the layer is malformed or hostile.
     :raises AlsError: it could not be fetched or stored.
     """
     where = str(descriptor.digest)
+    sealing = Sealing(policy, staging)
     # A worker can be made to lie about what it read, and holes cost a blob nothing: what a layer may expand to is bounded here.
     most = limits.expansion_floor + limits.expansion * descriptor.size
     limits = dataclasses.replace(limits, layer_bytes=min(limits.layer_bytes, most))
@@ -85,7 +91,7 @@ def ingest(
         store_errors(staging.path),
         staging.recipe.open("xb") as recipe_file,
         Splits(staging, tar_splits) as splits,
-        contextlib.closing(Writeback(staging.path)) as writeback,
+        contextlib.closing(Writeback(staging.path, sealing.objects)) as writeback,
     ):
         pump.start()
         assembler = Assembler(staging.forest, RecipeWriter(recipe_file), splits, writeback, limits, where)
@@ -104,18 +110,31 @@ def ingest(
         pump.check()
         if assembler.diff_id != diff_id:
             raise DigestMismatch(f"its content is {assembler.diff_id}, the image's config promises {diff_id}", where=where)
-        names = _describe(staging, tree, splits, tar_splits, writeback)
+        names = _describe(staging, tree, splits, tar_splits, writeback, sealing, uuid_of(diff_id.hex))
         size = sum(staging.forest.sizes.values())
-        return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time(), blobs=(descriptor.digest,))
+        blobs, verity = (descriptor.digest,), sealing.image()
+        return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time(), blobs=blobs, verity=verity)
 
 
-def _describe(staging: Staging, tree: Tree, splits: Splits, tar_splits: Collection[TarSplitForm], writeback: Writeback) -> int:
+def _describe(
+    staging: Staging,
+    tree: Tree,
+    splits: Splits,
+    tar_splits: Collection[TarSplitForm],
+    writeback: Writeback,
+    sealing: Sealing,
+    uuid: bytes,
+) -> int:
     """Give the objects their names in the store, and write what follows from the tree; how many names it has."""
     try:
+        if sealing.on:
+            # The image holds the objects' fs-verity digests. Most of them are known by now.
+            writeback.begin()
+            writeback.settle()
         # Both at once: the objects keep the disk and one processor busy, the image another one.
         writeback.begin(staging.forest.commit)
         with staging.image.open("xb") as image:
-            write_image(tree, image, LAYER)
+            write_image(tree, image, LAYER, verity=sealing.digests, uuid=uuid if sealing.on else b"")
         names = dict(tree.walk())
         splits.finish(names)
         if TarSplitForm.IMAGE in tar_splits:

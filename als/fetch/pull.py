@@ -36,6 +36,7 @@ from als.store.layers import Layers, Staging
 from als.store.layout import Layout, TarSplitForm
 from als.store.lock import locked
 from als.store.refused import store_errors
+from als.verity.policy import UNSEALED, Policy
 from als.worker.client import Workers
 
 log = logging.getLogger(__name__)
@@ -96,12 +97,14 @@ class Puller:
         leave_out: Collection[str] = (),
         tar_splits: Collection[TarSplitForm] = (),
         counters: Counters | None = None,
+        policy: Policy = UNSEALED,
     ) -> None:
         """
         :param environment: the one whose credentials and registries count now.
         :param leave_out: ``HOST:PORT`` of mirrors in registries.conf that are not to be asked.
         :param tar_splits: what the clients of the image stores will need of each layer.
         :param counters: told of the bytes that come, and of those that need not.
+        :param policy: whether layers are sealed with fs-verity.
         """
         self._layout = layout
         self._layers = layers
@@ -114,6 +117,7 @@ class Puller:
         self._leave_out = leave_out
         self._tar_splits = tar_splits
         self._counters = counters or NotCounted()
+        self._policy = policy
         self._formats = find_formats()
 
     @contextmanager
@@ -276,6 +280,7 @@ class Puller:
             stall=self._stall,
             limits=self._limits,
             tar_splits=self._tar_splits,
+            policy=self._policy,
         )
         toc = self._verified_toc(resolved, source, descriptor, staging.image)
         staging.complete(record if toc is None else dataclasses.replace(record, tocs=(toc,)))

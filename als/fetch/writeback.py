@@ -19,8 +19,12 @@ _STEP = 48 << 20
 class Writeback:
     """For one layer; to be closed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, each: Callable[[], None] = lambda: None) -> None:
+        """
+        :param each: what to do after each sync.
+        """
         self._folder = folder
+        self._each = each
         self._beside = Beside("writeback", ahead=1)
         self._next = _STEP
 
@@ -42,6 +46,7 @@ class Writeback:
 
         def work() -> None:
             sync_file_system(self._folder)
+            self._each()
             if then is not None:
                 then()
 

@@ -54,11 +54,12 @@ from als.mount.lazy import SOURCE as LAZY_SOURCE
 from als.mount.lazy import mount_lazy, unmount_lazy
 from als.mount.table import MountEntry, find_mount
 from als.mount.unmounting import cloned_mount
+from als.native.verity import measure_path
 from als.store.atomic import read_json, sync_file_system, write_json
 from als.store.layers import Layers
 from als.store.layout import Layout, TarSplitForm
 from als.store.lazyfolders import note_chain
-from als.store.objects import add_to_forest, forest_names, link_or_copy
+from als.store.objects import add_to_forest, forest_names, link_or_copy, replace_in_forest
 from als.store.owners import owners_of
 from als.store.refused import store_errors
 
@@ -194,6 +195,8 @@ class ComposefsStore(ImageStore):
             if home.lazy:
                 self._cover(home.chain_id, home.lazy)
         for each in (home, toc):
+            if each.chain_id in attempt.known and self.lazy_key(each.chain_id) is None:
+                self._renew(each)
             if each.chain_id not in attempt.known and not each.lazy:
                 self._place_tar_split(each)
 
@@ -240,7 +243,7 @@ class ComposefsStore(ImageStore):
             key = self.lazy_key(chain_id)
             if key is None or (self.folder(chain_id) / _NATIVE).exists():
                 return
-            self._fill(chain_id, key)
+            self._fill(chain_id, self._lazy / key / "diff1")
             sync_file_system(self.overlay)
             (self.folder(chain_id) / _NATIVE).touch()
             unmount_lazy(self.folder(chain_id) / "diff")
@@ -260,7 +263,8 @@ class ComposefsStore(ImageStore):
             if key is None or layer.chain_id not in known:
                 return
             folder = self.folder(layer.chain_id)
-            self._fill(layer.chain_id, key)
+            self._fill(layer.chain_id, self._lazy / key / "diff1")
+            self._renew(layer)
             self._place_tar_split(layer)
             sync_file_system(self.overlay)
             known[layer.chain_id] = {**layer.to_json(), "created": known[layer.chain_id]["created"]}
@@ -270,12 +274,26 @@ class ComposefsStore(ImageStore):
             (folder / _LAZY).unlink()
             (folder / _NATIVE).unlink(missing_ok=True)
 
-    def _fill(self, chain_id: str, key: str) -> None:
-        """Give a chain's own forest all that the lazy layer's has."""
+    def _renew(self, layer: PublishedLayer) -> None:
+        """Let clients mount the sealed image of a layer that was published before it was sealed. Containers that run keep what
+        they have."""
+        blob, image = self.blob(layer.chain_id), self.layers.image(layer.diff_id)
+        digest = self.layers.get(layer.diff_id).verity
+        if not digest or blob.samefile(image):
+            return
+        found = measure_path(blob)
+        if found is None or found.hex() != digest:
+            # One that was lazy may call its files by other names.
+            self._fill(layer.chain_id, self.layers.forest(layer.diff_id))
+            replace_in_forest(image, blob)
+
+    def _fill(self, chain_id: str, forest: Path) -> None:
+        """Give a chain's own forest all that another one has."""
         # Seen from a copy of the mount that all lies on, what covers the folder is not there.
         with cloned_mount(self._root) as root:
-            source = root / (self._lazy / key / "diff1").relative_to(self._root)
-            add_to_forest(source, root / (self.folder(chain_id) / "diff").relative_to(self._root))
+            add_to_forest(
+                root / forest.relative_to(self._root), root / (self.folder(chain_id) / "diff").relative_to(self._root)
+            )
 
     def _cover(self, chain_id: str, key: str) -> None:
         folder = self._lazy / key

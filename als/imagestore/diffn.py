@@ -4,6 +4,7 @@
 
     overlay/<chain>/diff        the layer's EROFS image, mounted; one mount for each chain ID, because overlay
                                 refuses a directory that it is given twice, and an image may list a layer twice
+    overlay/<chain>/flat.verity the fs-verity digest of flat.erofs, if there is one and it is sealed
     overlay/<chain>/diff1       -> the layer's forest; a forest of its own where a layer below has the same one
     and what :mod:`als.imagestore.tree` makes in either layout
 
@@ -34,22 +35,26 @@ from als.erofs.reader import read_image_file
 from als.erofs.writer import write_image
 from als.errors import AlsError
 from als.imagestore.records import PublishedLayer
-from als.imagestore.tree import LOCK_TIMEOUT, Attempt, ImageStore
+from als.imagestore.tree import LOCK_TIMEOUT, Attempt, ImageStore, write_once
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.model.merged import flatten, lowest
 from als.mount.erofs import ensure_mounted, shows_image
 from als.mount.table import MountEntry, find_mount, is_mount, read_mounts
-from als.mount.unmounting import unmount
+from als.mount.unmounting import unmount_all
+from als.store.atomic import sync_directory
 from als.store.layers import Layers
 from als.store.layout import Layout, TarSplitForm
 from als.store.objects import add_to_forest, forest_names
+from als.verity.existing import seal_copy
+from als.verity.policy import UNSEALED, Policy
 
 log = logging.getLogger(__name__)
 
 FLATTEN = 8
 """Every so many layers, one is flat; a fixed number, because clients keep the lowers of what they build on."""
 _FLAT_IMAGE = "flat.erofs"
+_FLAT_DIGEST = "flat.verity"
 _PAGE = 4096
 # upperdir=, workdir= and the other options; both folders are below the client's graph root (40 characters allowed for).
 _OTHER_OPTIONS = 2 * (40 + len("/overlay/") + 64 + len("upperdir=/work,")) + 80
@@ -63,8 +68,9 @@ class DiffNStore(ImageStore):
     shortest_link = 2
     tar_split_form = TarSplitForm.FOREST
 
-    def __init__(self, layout: Layout, layers: Layers) -> None:
+    def __init__(self, layout: Layout, layers: Layers, policy: Policy = UNSEALED) -> None:
         super().__init__(layout.image_store_4, layers, layout.tmp)
+        self._policy = policy
 
     def fits(self, layer_count: int) -> bool:
         """Whether podman 4 can mount an image of so many layers of ours; it cannot if ROOT's path is very long."""
@@ -124,7 +130,7 @@ class DiffNStore(ImageStore):
             for chain_id, entry in self.published().items():
                 try:
                     diff_id = Digest.parse(str(entry.get("diff-digest")))
-                    ensure_mounted(self.image(chain_id, diff_id), self.diff(chain_id), mounts=mounts)
+                    self._mount(chain_id, diff_id, mounts)
                 except AlsError as error:
                     log.warning("layer %s cannot be mounted, look with `als fsck`: %s", chain_id, error)
 
@@ -132,22 +138,31 @@ class DiffNStore(ImageStore):
         """Take all mounts away; containers that run keep what they have mounted."""
         if self.overlay.exists():
             for name in self._appearance.found():
-                unmount(self.diff(name), lazily=True)
+                unmount_all(self.diff(name))
 
     def _prepare(self, layers: Sequence[PublishedLayer], attempt: Attempt) -> None:
         layer = layers[-1]
         folder = self.folder(layer.chain_id)
         self._place_tar_split(layer)
         if layer.chain_id in attempt.known and find_mount(folder / "diff", attempt.mounts) is not None:
+            # It may be sealed only since it was mounted.
+            self._seal_flat(layer.chain_id)
+            self._mount(layer.chain_id, layer.diff_id, attempt.mounts)
             return
         for path in (folder, folder / "diff"):
             path.mkdir(mode=0o700, exist_ok=True)
         if len(layers) % FLATTEN == 0:
             self._flatten(layers)
+            self._seal_flat(layer.chain_id)
         elif not os.path.lexists(folder / "diff1"):
             self._place_forest(layers)
-        ensure_mounted(self.image(layer.chain_id, layer.diff_id), folder / "diff", mounts=attempt.mounts)
+        self._mount(layer.chain_id, layer.diff_id, attempt.mounts)
         self._name(layer)
+
+    def _mount(self, chain_id: str, diff_id: Digest, mounts: Sequence[MountEntry]) -> None:
+        image = self.image(chain_id, diff_id)
+        verify = self._policy.verifier(self._digest(chain_id, diff_id), str(image))
+        ensure_mounted(image, self.diff(chain_id), mounts=mounts, verify=verify)
 
     def _lower_of(self, layer: PublishedLayer) -> str:
         return "" if self.is_flat(layer.chain_id) else super()._lower_of(layer)
@@ -187,6 +202,27 @@ class DiffNStore(ImageStore):
             write_image(tree, image, LAYER)
         staging.rename(folder / _FLAT_IMAGE)
 
+    def _seal_flat(self, chain_id: str) -> None:
+        """Seal a flat image, if it is one and was not sealed."""
+        folder = self.folder(chain_id)
+        if not self.is_flat(chain_id) or (folder / _FLAT_DIGEST).exists():
+            return
+        staging = folder / f"{_FLAT_IMAGE}.sealed"
+        staging.unlink(missing_ok=True)
+        digest = seal_copy(self._policy, folder / _FLAT_IMAGE, folder / "diff1", chain_id, staging)
+        if digest:
+            # In this order: an image that is sealed, but not known to be, is made again.
+            staging.rename(folder / _FLAT_IMAGE)
+            sync_directory(folder)
+            write_once(folder / _FLAT_DIGEST, digest)
+
+    def _digest(self, chain_id: str, diff_id: Digest) -> str:
+        """The fs-verity digest, in hex, that was recorded of what is mounted for a layer; "": it is not sealed."""
+        if not self.is_flat(chain_id):
+            return self.layers.get(diff_id).verity
+        path = self.folder(chain_id) / _FLAT_DIGEST
+        return path.read_text() if path.exists() else ""
+
     @staticmethod
     def _make_forest(target: Path, sources: Sequence[Path]) -> None:
         staging = target.with_name(f"{target.name}.new")
@@ -203,5 +239,5 @@ class DiffNStore(ImageStore):
     def _remove(self, chain_id: str) -> None:
         folder = self._appearance.folder(chain_id)
         if folder.exists():
-            unmount(folder / "diff", lazily=True)
+            unmount_all(folder / "diff")
         super()._remove(chain_id)

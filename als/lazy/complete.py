@@ -41,6 +41,8 @@ from als.store.lock import locked
 from als.store.objects import add_to_forest
 from als.store.recipe import ObjectPart, RecipeWriter
 from als.store.refused import store_errors
+from als.verity.existing import seal_copy
+from als.verity.policy import UNSEALED, Policy
 from als.worker.client import Workers
 from als.worker.frames import DATA, END, FrameReader
 from als.worker.inflate import Compressed
@@ -69,12 +71,22 @@ class Sealer:
     :param fetch_stall: seconds without any progress after which what is missing beside the files is given up for now.
     """
 
-    def __init__(self, layout: Layout, layers: Layers, lazy: LazyStore, workers: Workers, *, fetch_stall: float = 60.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        layers: Layers,
+        lazy: LazyStore,
+        workers: Workers,
+        *,
+        fetch_stall: float = 60.0,
+        policy: Policy = UNSEALED,
+    ) -> None:
         self._layout = layout
         self._layers = layers
         self._lazy = lazy
         self._workers = workers
         self._fetch_stall = fetch_stall
+        self._policy = policy
 
     def missing(self, layer: LazyLayer) -> int:
         """Bytes of the blob that are still to be fetched for nothing but the DiffID."""
@@ -126,11 +138,12 @@ class Sealer:
         return self._layers.get(layer.record.diff_id)
 
     def _fill(self, layer: LazyLayer, staging: Staging, stream: _Stream) -> LayerRecord:
-        os.link(layer.folder.image, staging.image)
         add_to_forest(layer.folder.forest, staging.path / "diff1")
-        index = layer.index
-        progress = layer.progress
-        return LayerRecord(layer.record.diff_id, stream.size, layer.record.format, len(index), progress.bytes, time.time())
+        diff_id, index, made = layer.record.diff_id, layer.index, time.time()
+        verity = seal_copy(self._policy, layer.folder.image, staging.path / "diff1", diff_id.hex, staging.image)
+        if not verity:
+            os.link(layer.folder.image, staging.image)
+        return LayerRecord(diff_id, stream.size, layer.record.format, len(index), layer.progress.bytes, made, verity=verity)
 
     # -- the stream
 

@@ -10,6 +10,10 @@ once in a stack (else ELOOP).
 Mounts are read-only, nodev, nosuid and noexec. That restricts only who looks into the mount directly, where the files
 have no data anyway: what may be done through an overlay is decided by the overlay's own flags.
 
+A sealed image is verified before it is mounted, and mounted by the very descriptor through which that was done, so that
+nobody can put another one in its place in between. The kernel then knows no path of it (the mount table has
+``/proc/self/fd/N``); it is recognised by the UUID that :mod:`als.erofs.writer` gave it, which statfs(2) tells.
+
 A file-backed mount counts as one level of file system stacking in Linux 6.17 and 6.18.0 to 6.18.5. An overlay on an
 overlay on it then fails with EINVAL there; who needs that asks for ``Backing.LOOP``.
 """
@@ -17,11 +21,13 @@ overlay on it then fails with EINVAL there; who needs that asks for ``Backing.LO
 from __future__ import annotations
 
 import enum
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from als.erofs.identity import read_uuid
 from als.errors import KernelError, NotFound
 from als.mount.table import MountEntry, find_mount
 from als.mount.unmounting import unmounting
@@ -29,8 +35,10 @@ from als.native import loop
 from als.native import mounts as native
 from als.native.mounts import MountFlag
 from als.native.refusal import Refusal, refusal
+from als.verity.policy import Verify
 
 FSTYPE = "erofs"
+_DESCRIPTORS = "/proc/self/fd/"
 _FLAGS = MountFlag.RDONLY | MountFlag.NODEV | MountFlag.NOSUID | MountFlag.NOEXEC
 
 
@@ -42,11 +50,12 @@ class Backing(enum.Enum):
     LOOP = "loop"
 
 
-def mount_erofs(image: Path, target: Path, backing: Backing = Backing.AUTO) -> Backing:
+def mount_erofs(image: Path, target: Path, backing: Backing = Backing.AUTO, verify: Verify | None = None) -> Backing:
     """Mount an image file on the directory `target`.
 
     The image must be one that als wrote: the kernel trusts EROFS images.
 
+    :param verify: asked before; the image, which must have a UUID, is then mounted by the descriptor that was given to it.
     :returns: how it was done, ``FILE`` or ``LOOP``.
     :raises NotFound: there is no such image file, or no such directory.
     :raises KernelError: the kernel cannot or may not.
@@ -55,26 +64,28 @@ def mount_erofs(image: Path, target: Path, backing: Backing = Backing.AUTO) -> B
     for path, present in ((image, source.is_file()), (target, target.is_dir())):
         if not present:
             raise NotFound("no such image file" if path is image else "no such directory to mount on", where=str(path))
-    if backing is not Backing.LOOP:
-        try:
-            native.mount(source, target, FSTYPE, _FLAGS)
-        except OSError as error:
-            if backing is Backing.FILE or refusal(error) is not Refusal.NEEDS_BLOCK_DEVICE:
-                raise _mount_error(error, image) from error
-        else:
-            return Backing.FILE
-    _mount_by_loop(source, target)
-    return Backing.LOOP
+    with source.open("rb") as file:
+        if verify is not None:
+            verify(file.fileno())
+        if backing is not Backing.LOOP:
+            try:
+                native.mount(source if verify is None else f"{_DESCRIPTORS}{file.fileno()}", target, FSTYPE, _FLAGS)
+            except OSError as error:
+                if backing is Backing.FILE or refusal(error) is not Refusal.NEEDS_BLOCK_DEVICE:
+                    raise _mount_error(error, image) from error
+            else:
+                return Backing.FILE
+        _mount_by_loop(file.fileno(), image, target)
+        return Backing.LOOP
 
 
-def _mount_by_loop(image: Path, target: Path) -> None:
-    with image.open("rb") as file:
-        try:
-            # Past the page cache of the image: EROFS caches what it reads itself.
-            device = loop.attach(file.fileno(), direct_io=True)
-        except OSError as error:
-            hint = "`modprobe loop` as root; in a container pass /dev/loop-control and the /dev/loop* devices"
-            raise KernelError(f"no loop device: {error.strerror}", where=str(image), hint=hint) from error
+def _mount_by_loop(fd: int, image: Path, target: Path) -> None:
+    try:
+        # Past the page cache of the image: EROFS caches what it reads itself.
+        device = loop.attach(fd, direct_io=True)
+    except OSError as error:
+        hint = "`modprobe loop` as root; in a container pass /dev/loop-control and the /dev/loop* devices"
+        raise KernelError(f"no loop device: {error.strerror}", where=str(image), hint=hint) from error
     try:
         native.mount(device.path, target, FSTYPE, _FLAGS)
     except OSError as error:
@@ -97,14 +108,17 @@ def _mount_error(error: OSError, image: Path) -> KernelError:
 def shows_image(entry: MountEntry, image: Path) -> bool:
     """Whether a mount shows this image file.
 
-    Behind a loop device the file is known by its inode; of a file-backed mount the kernel tells the path alone, so an
-    image must never be replaced under its name while it is mounted.
+    Behind a loop device the file is known by its inode, a sealed image by its UUID; of others that are mounted from files the
+    kernel tells the path alone, so such an image must not be replaced under its name by one of its kind while it is mounted.
 
     :raises NotFound: the image file is gone.
+    :raises StoreDamaged: it is none.
     :raises KernelError: the loop device cannot be asked.
     """
     if entry.fstype != FSTYPE:
         return False
+    if entry.source.startswith(_DESCRIPTORS):
+        return _mounted_uuid(entry.target) == _folded(read_uuid(image))
     if not entry.source.startswith("/dev/loop"):
         return entry.source == str(image.resolve())
     try:
@@ -117,26 +131,46 @@ def shows_image(entry: MountEntry, image: Path) -> bool:
         raise KernelError(f"cannot ask the loop device: {error.strerror}", where=entry.source) from error
 
 
+def _mounted_uuid(target: Path) -> int:
+    """What statfs(2) tells of the UUID of the file system mounted there: its two halves in one."""
+    return os.statvfs(target).f_fsid
+
+
+def _folded(uuid: bytes) -> int:
+    """The same of a UUID (kernel: include/linux/statfs.h, ``uuid_to_fsid``)."""
+    return int.from_bytes(uuid[:8], "little") ^ int.from_bytes(uuid[8:], "little")
+
+
 def ensure_mounted(
-    image: Path, target: Path, backing: Backing = Backing.AUTO, mounts: Sequence[MountEntry] | None = None
+    image: Path,
+    target: Path,
+    backing: Backing = Backing.AUTO,
+    mounts: Sequence[MountEntry] | None = None,
+    verify: Verify | None = None,
 ) -> bool:
     """Mount `image` on `target` unless it is mounted there already.
 
     Two callers at once would both mount: hold the layer's lock.
 
     :param mounts: a table read before, for who checks many layers at once; by default it is read now.
+    :param verify: as for :func:`mount_erofs`. What is mounted there and was not verified is covered: who uses it goes on.
     :returns: whether it was mounted only now.
     :raises NotFound: as :func:`mount_erofs`.
     :raises KernelError: as :func:`mount_erofs`, or something else is mounted there.
     """
     entry = find_mount(target, mounts)
-    if entry is None:
-        mount_erofs(image, target, backing)
+    if entry is None or (verify is not None and entry.fstype == FSTYPE and not _shows_sealed(entry, image)):
+        mount_erofs(image, target, backing, verify)
         return True
     if not shows_image(entry, image):
         what = f"{entry.source} ({entry.fstype}) is mounted there, not {image}"
         raise KernelError(what, where=str(target), hint=f"`umount {target}`")
     return False
+
+
+def _shows_sealed(entry: MountEntry, image: Path) -> bool:
+    """Whether a mount shows a sealed image, and not just what once had its name."""
+    return entry.source.startswith((_DESCRIPTORS, "/dev/loop")) and shows_image(entry, image)
 
 
 @contextmanager

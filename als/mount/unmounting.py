@@ -37,6 +37,15 @@ def unmount(path: Path, *, lazily: bool = False) -> bool:
     return True
 
 
+def unmount_all(path: Path) -> None:
+    """Take away all that is mounted at `path`, also what is covered there. Who uses it goes on with it.
+
+    :raises KernelError: it may not be unmounted.
+    """
+    while unmount(path, lazily=True):
+        pass
+
+
 def unmount_below(path: Path, *, lazily: bool = False) -> int:
     """Unmount everything at `path` and below it.
 

@@ -19,6 +19,7 @@ class Refusal(enum.Enum):
     DISCONNECTED = "the server of the mount is gone"
     NO_SPACE = "no space or quota left"
     TOO_MANY_LINKS = "the inode takes no further hardlink"
+    BAD_MESSAGE = "not of the expected kind"
     OTHER_DEVICE = "on another file system"
     OTHER = "other"
 
@@ -30,6 +31,7 @@ _MEANING = {
     errno.ENOTDIR: Refusal.MISSING,
     errno.ENXIO: Refusal.MISSING,
     errno.EBUSY: Refusal.BUSY,
+    errno.ETXTBSY: Refusal.BUSY,
     errno.EINVAL: Refusal.INVALID,
     errno.EUCLEAN: Refusal.INVALID,
     errno.ENODEV: Refusal.UNKNOWN_FILE_SYSTEM,
@@ -42,6 +44,7 @@ _MEANING = {
     errno.ENOSPC: Refusal.NO_SPACE,
     errno.EDQUOT: Refusal.NO_SPACE,
     errno.EMLINK: Refusal.TOO_MANY_LINKS,
+    errno.EBADMSG: Refusal.BAD_MESSAGE,
     errno.EXDEV: Refusal.OTHER_DEVICE,
 }
 

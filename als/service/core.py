@@ -40,6 +40,7 @@ from als.registry.source import RawManifest
 from als.service import listing
 from als.service.clients import Clients
 from als.service.removal import free_after_failure
+from als.service.sealing import seal_layers
 from als.service.shelf import Shelf
 from als.store.images import ImageRecord, Images, RefRecord
 from als.store.layers import Layers
@@ -47,6 +48,7 @@ from als.store.layout import Layout
 from als.store.lock import locked, sharing
 from als.store.reserve import keep_reserve
 from als.store.uses import Uses
+from als.verity.policy import Mode, Policy
 from als.worker.client import Workers
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ class Service:
         self.layers = Layers(self.layout)
         self.images = Images(self.layout)
         self.uses = Uses(self.layout)
-        self.diff_n = DiffNStore(self.layout, self.layers)
+        self.verity = Policy(Mode(config.verity), config.root)
+        self.diff_n = DiffNStore(self.layout, self.layers, self.verity)
         self.composefs = ComposefsStore(self.layout, self.layers)
         self.image_stores: tuple[ImageStore, ...] = (self.diff_n, self.composefs)
         self.workers = workers or Workers(config.worker_ids(), config.run / "empty")
@@ -117,6 +120,7 @@ class Service:
             leave_out=addresses(config.mirror_port),
             tar_splits=[store.tar_split_form for store in self.publishing],
             counters=self.counters,
+            policy=self.verity,
         )
 
     def __enter__(self) -> Service:
@@ -199,7 +203,7 @@ class Service:
         image = resolved.image
 
         def report(count: int) -> None:
-            self._publish(image, count)
+            self._publish(image, count, asked=asked)
             if count == len(image.manifest.layers):
                 # Before the last lookup is answered: a client that has its image finds it named here as well.
                 self._record(resolved, asked)
@@ -327,7 +331,8 @@ class Service:
             self._publish(image, index + 1)
             diff = self.diff_of(layer)
             with locked(self.layout.locks / (layer.lazy or layer.diff_id.hex), timeout=self.config.lookup_deadline):
-                ensure_mounted(diff.with_name("layer.erofs"), diff)
+                verify = None if layer.lazy else self.verity.verifier(self.layers.get(layer.diff_id).verity, str(layer.diff_id))
+                ensure_mounted(diff.with_name("layer.erofs"), diff, verify=verify)
             if not layer.lazy:
                 self.links.place(reference, [(digest, diff)])
             return layer
@@ -366,9 +371,12 @@ class Service:
         """
         self._publish(image, len(image.manifest.layers))
 
-    def _publish(self, image: ImageRecord, count: int) -> None:
+    def _publish(self, image: ImageRecord, count: int, *, asked: bool = False) -> None:
         """Make ready and list an image's lowest `count` layers, for those clients that can mount them all in the end."""
         layers = [self.layer_of(image, index) for index in range(count)]
+        if asked or self.verity.required:
+            # Else nobody waits for what is here already to be read again.
+            seal_layers(self, layers)
         for store in self.publishing:
             if store.fits(len(image.manifest.layers)):
                 store.publish(layers)

@@ -80,7 +80,7 @@ class Lazies:
         if config.background_rate:
             self._engine.limit(float(config.background_rate))
         self._store = LazyStore(service.layout, self._engine, self._repository)
-        self._sealer = Sealer(service.layout, service.layers, self._store, service.workers)
+        self._sealer = Sealer(service.layout, service.layers, self._store, service.workers, policy=service.verity)
         self._starts = Starts(self._engine, service.layers, Profiles(service.layout, on=config.record_profiles))
         self._held = HeldBlobs(service.images, service.layers)
         self._ready: queue.SimpleQueue[LazyLayer | None] = queue.SimpleQueue()

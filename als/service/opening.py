@@ -73,6 +73,7 @@ class Opening:
         self._opened = opened
         self._possible = (
             service.config.lazy != "never"
+            and not service.verity.required
             and serving
             and reference.transport is Transport.DOCKER
             and any(store.takes_lazy for store in service.publishing)

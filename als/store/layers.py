@@ -23,6 +23,8 @@ from als.store.refused import store_errors
 from als.store.trash import Trash
 
 _OWNERS = "owners.json"
+_VERSION = 2
+"""Of a layer's record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class LayerRecord:
     """Digests of tables of contents that were read and tell of what the layer shows."""
     blobs: tuple[Digest, ...] = ()
     """Digests of compressed blobs that were fetched whole and decompressed to this very layer; see `is_held_by`."""
+    verity: str = ""
+    """The fs-verity digest of the EROFS image (SHA-256, blocks of 4,096 bytes, no salt), 64 hex digits. All objects are sealed
+    as well then, and the image holds their digests. "": it was not sealed."""
 
     def is_held_by(self, blob: Digest) -> bool:
         """Whether a blob is known to hold this layer: one of `blobs`, or the uncompressed stream itself. What an image's
@@ -52,11 +57,14 @@ class LayerRecord:
 
     def to_json(self) -> dict[str, object]:
         digests = {"tocs": [str(toc) for toc in self.tocs], "blobs": [str(blob) for blob in self.blobs]}
-        return {**asdict(self), "diff_id": str(self.diff_id), **digests}
+        return {"version": _VERSION, **asdict(self), "diff_id": str(self.diff_id), **digests}
 
     @classmethod
     def from_json(cls, value: dict[str, object], where: str) -> LayerRecord:
         try:
+            # A record from before layers were sealed states no version; what it lacks has a default.
+            if int(str(value.get("version", 1))) > _VERSION:
+                raise StoreDamaged("the record of a layer is of a newer als", where=where, hint="use the als that wrote it")
             return cls(
                 Digest.parse(str(value["diff_id"])),
                 int(str(value["diff_size"])),
@@ -67,6 +75,7 @@ class LayerRecord:
                 _digests(value.get("tocs", [])),
                 # A record from before blobs were noted has none of them.
                 _digests(value.get("blobs", [])),
+                str(value.get("verity", "")),
             )
         except (KeyError, ValueError, BadImage) as error:
             raise StoreDamaged(f"incomplete layer record: {error}", where=where, hint="remove the layer, pull again") from error
@@ -152,6 +161,10 @@ class Layers:
         record = self.get(diff_id)
         if not record.is_held_by(blob):
             self._rewrite(replace(record, blobs=(*record.blobs, blob)))
+
+    def add_verity(self, diff_id: Digest, digest: str) -> None:
+        """Note that a layer is sealed now, and its image's fs-verity digest in hex. The caller holds the layer's lock."""
+        self._rewrite(replace(self.get(diff_id), verity=digest))
 
     def _rewrite(self, record: LayerRecord) -> None:
         path = self._layout.layer(record.diff_id) / "layer.json"

@@ -18,7 +18,9 @@ from als.errors import StoreDamaged
 from als.model.forest import FOREST
 from als.native.files import link_files, reflink, write_new_files
 from als.native.refusal import Refusal, refusal
+from als.native.verity import measure_path
 from als.store.layout import Layout
+from als.store.sealing import seal_file
 
 _OBJECT_MODE = 0o444
 
@@ -42,6 +44,16 @@ class Forest:
     def new_bytes(self) -> int:
         """Bytes of content that the store did not have before."""
         return sum(self._held[sha256] for sha256 in self._staged)
+
+    @property
+    def path(self) -> Path:
+        """The folder that the forest is in."""
+        return self._path
+
+    @property
+    def staged(self) -> set[bytes]:
+        """sha256 of what the store did not have before; its content was hashed here."""
+        return self._staged
 
     @property
     def sizes(self) -> dict[bytes, int]:
@@ -187,11 +199,11 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
     except OSError as error:
         if refusal(error) is not Refusal.TOO_MANY_LINKS:
             raise
-        _copy(Path(source), Path(target))
+        copy_object(Path(source), Path(target))
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A file of its own with the same content, that shares its blocks where the file system can."""
+def copy_object(source: Path, target: Path) -> None:
+    """A file of its own with the same content, that shares its blocks where the file system can; sealed if the other one is."""
     staging = target.with_name(f".copy-{secrets.token_hex(8)}")
     try:
         with source.open("rb") as old, staging.open("xb") as new:
@@ -202,6 +214,9 @@ def _copy(source: Path, target: Path) -> None:
                 if refusal(error) not in (Refusal.UNSUPPORTED, Refusal.INVALID, Refusal.OTHER_DEVICE):
                     raise
                 shutil.copyfileobj(old, new)
+        if measure_path(source) is not None:
+            # Who mounts with verity=require reads nothing that is not sealed.
+            seal_file(staging)
         staging.rename(target)
     except OSError:
         # Half a copy under an object's name would be taken for the object.
