@@ -54,5 +54,6 @@ man: setup
 	@PYTHONPATH=$(CURDIR) $(PYTHON) packaging/dev/man.py build/man
 
 clean:
-	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_kernel*.so als/_kernel.c als/_fsverity*.so als/_fsverity.c
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_*.so
+	rm -f als/_kernel.c als/_fsverity.c als/_seccomp.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,4 +2,10 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["cffi_build/kernel.py:ffibuilder", "cffi_build/fsverity.py:ffibuilder"])
+setup(
+    cffi_modules=[
+        "cffi_build/kernel.py:ffibuilder",
+        "cffi_build/fsverity.py:ffibuilder",
+        "cffi_build/seccomp.py:ffibuilder",
+    ]
+)

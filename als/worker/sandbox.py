@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from als.native.mounts import Namespace, unshare
 from als.native.process import set_dumpable, set_no_new_privs, set_parent_death_signal
+from als.native.seccomp import install
+from als.worker.syscalls import client_filter, parser_filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,5 @@ def enter(sandbox: Sandbox, empty_folder: str) -> None:
     set_dumpable(False)
     # Changing the uid resets what prctl(PR_SET_PDEATHSIG) had set.
     set_parent_death_signal(signal.SIGKILL)
+    # Last: it refuses most of the above.
+    install(client_filter() if sandbox.network else parser_filter())

@@ -216,7 +216,7 @@ def say(frames: Frames, sink: int) -> None:
     except (BrokenPipeError, ConnectionResetError):
         return
     except _Die:
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal.raise_signal(signal.SIGKILL)  # kill(2) is refused to workers; this is tgkill(2).
 
 
 def followed(frames: Frames, more: Frames) -> Iterator[Frame]:

@@ -13,13 +13,18 @@ from pathlib import Path
 import pytest
 
 from als.errors import WorkerError
+from als.native.seccomp import syscall_number
 from als.registry.endpoint import Endpoint
 from als.worker.client import Workers
 
 NOBODY = (65534, 65534)
+DANGEROUS = ("mount", "ptrace", "bpf", "keyctl", "unshare", "setns", "open_by_handle_at", "execve", "perf_event_open")
+DANGEROUS += ("io_uring_setup", "process_vm_readv", "pidfd_getfd", "seccomp", "kexec_load", "userfaultfd")
+CALLS = {name: number for name in DANGEROUS if (number := syscall_number(name)) is not None}
+"""Calls that no worker may make, with arguments that are wrong: a kernel that looked at them would say EINVAL or the like."""
 
 PROBE = """
-import json, os, socket, sys
+import ctypes, errno, json, os, socket, sys
 from als.worker.sandbox import Sandbox, enter
 def tried(what):
     try:
@@ -29,6 +34,12 @@ def tried(what):
         return type(error).__name__
     except MemoryError:
         return "MemoryError"
+libc = ctypes.CDLL(None, use_errno=True)
+def called(name):
+    number = CALLS[name]
+    ctypes.set_errno(0)
+    return errno.errorcode.get(ctypes.get_errno(), "done") if libc.syscall(number, -1, 0, 0, 0, 0, 0) < 0 else "done"
+CALLS = json.loads(sys.argv[4])
 network, folder, port = sys.argv[1] == "network", sys.argv[2], int(sys.argv[3])
 import encodings.idna
 before = os.open("/", os.O_RDONLY)
@@ -46,6 +57,11 @@ print(json.dumps({
     "memory": tried(lambda: bytearray(2 << 30)),
     "fork": tried(lambda: os.fork() or os._exit(0)),
     "files": tried(lambda: [os.dup(0) for _ in range(300)]),
+    "exec": tried(lambda: os.execv("/bin/true", ["true"])),
+    "packets": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+    "crypto": tried(lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)),
+    "kill": tried(lambda: os.kill(os.getppid(), 0)),
+    **{name: called(name) for name in CALLS},
 }))
 sys.stdout.flush()
 os._exit(0)
@@ -54,7 +70,7 @@ os._exit(0)
 
 def probe(kind: str, folder: Path) -> dict[str, object]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        arguments = [sys.executable, "-c", PROBE, kind, str(folder), str(server.getsockname()[1])]
+        arguments = [sys.executable, "-c", PROBE, kind, str(folder), str(server.getsockname()[1]), json.dumps(CALLS)]
         done = subprocess.run(arguments, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, object] = json.loads(done.stdout)
@@ -71,11 +87,14 @@ def test_a_parse_worker_has_neither_files_nor_network(tmp_path: Path, as_root: N
     assert found["root"] == []
     assert found["shadow"] == "FileNotFoundError"
     assert found["write"] == "FileNotFoundError"
-    assert found["connect"] == "OSError"
+    assert found["connect"] == "PermissionError"
     assert found["setuid"] == "PermissionError"
     assert found["memory"] == "MemoryError"
-    assert found["fork"] == "BlockingIOError"
+    assert found["fork"] == "PermissionError"
     assert found["files"] == "OSError"
+    assert found["exec"] == "PermissionError"
+    assert found["packets"] == found["crypto"] == found["kill"] == "PermissionError"
+    assert {name: found[name] for name in CALLS} == dict.fromkeys(CALLS, "EPERM")
 
 
 def test_a_fetch_worker_has_a_network_and_can_write_no_file(tmp_path: Path, as_root: None) -> None:
@@ -88,6 +107,9 @@ def test_a_fetch_worker_has_a_network_and_can_write_no_file(tmp_path: Path, as_r
     assert found["connect"] == "done"
     assert found["setuid"] == "PermissionError"
     assert found["memory"] == "MemoryError"
+    assert found["fork"] == found["exec"] == found["kill"] == "PermissionError"
+    assert found["packets"] == found["crypto"] == "OSError", "no such family"
+    assert {name: found[name] for name in CALLS} == dict.fromkeys(CALLS, "EPERM")
     for path in Path("/tmp").glob("als-probe-*"):
         assert path.stat().st_size == 0
         path.unlink()
@@ -130,3 +152,21 @@ def test_a_zygote_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pyt
         workers.parse("tar", read_end, write_end)
     os.close(read_end)
     os.close(write_end)
+
+
+def test_a_fetch_worker_has_threads(tmp_path: Path, as_root: None) -> None:
+    """By clone(2): clone3(2) hides its flags from a filter and is said not to exist."""
+    script = """
+import socket, threading
+from als.worker.sandbox import Sandbox, enter
+import encodings.idna
+enter(Sandbox(65534, 65534, network=True, memory_bytes=1 << 30), "/")
+said = []
+threads = [threading.Thread(target=said.append, args=(number,)) for number in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+socket.getaddrinfo("localhost", 80)
+print(sorted(said))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[0, 1, 2, 3]\n"
