@@ -7,7 +7,7 @@ an exit status (:mod:`als.cli.exitcodes`); anything else is a defect and shows i
 from __future__ import annotations
 
 import importlib
-import logging
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 import als.cli
+from als.cli import logs
 from als.cli.exitcodes import exit_code
 from als.config import DEFAULT_FILE, load_config
 from als.errors import AlsError
@@ -51,7 +52,7 @@ def cli(ctx: click.Context, root: Path | None, run: Path | None, file: Path | No
     """
     overrides = {name: value.absolute() for name, value in (("root", root), ("run", run)) if value is not None}
     config = load_config(file, overrides)
-    logging.basicConfig(stream=sys.stderr, level=config.log_level.upper(), format="als: %(levelname)s: %(name)s: %(message)s")
+    logs.start(config.log_level, os.environ)
     ctx.obj = config
 
 

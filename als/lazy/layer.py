@@ -326,7 +326,7 @@ class LazyLayer(LayerState):
         now = time.monotonic()
         if failed or now - self._complained > _COMPLAIN_SECONDS:
             self._complained = now
-            log.warning("%s", error)
+            log.warning("%s", error, extra=self.about("trouble"))
         for waiter in failed:
             self._give_up(waiter, error)
 

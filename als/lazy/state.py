@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from als.lazy.schedule import Want
 from als.lazy.target import Target
 from als.lazy.waiting import Waiter, Waiters
 from als.model.counting import Saved
+from als.model.logfields import about
 
 log = logging.getLogger("als.lazy")
 
@@ -95,6 +96,10 @@ class LayerState(Target):
         self.whole = False
         self.starts: Sequence[int] = index.columns.unit_starts
         self.ends: Sequence[int] = index.columns.unit_ends
+
+    def about(self, event: str) -> dict[str, Mapping[str, str]]:
+        """For lines of the log about this layer."""
+        return about(event, image=self.where, layer=self.digest, host=self.host)
 
     def commit(self) -> None:
         """Wait for the disk and give the files that are here their names in the store.
@@ -211,6 +216,7 @@ class LayerState(Target):
         if error is not None:
             self.content.set_exception(error)
         else:
+            log.info("%s %s: every file is here", self.where, self.digest, extra=self.about("complete"))
             self.content.set_result(None)
 
     def _fulfil(self, waiters: Iterable[Waiter]) -> None:
@@ -230,7 +236,12 @@ class LayerState(Target):
         error = waiter.error or DeadlineExceeded(
             "no answer in time", where=f"{self.where} {self.digest} from {self._place or self.host}"
         )
-        log.log(logging.WARNING if waiter.want is Want.DEMAND else logging.DEBUG, "a read was given up: %s", error)
+        log.log(
+            logging.WARNING if waiter.want is Want.DEMAND else logging.DEBUG,
+            "a read was given up: %s",
+            error,
+            extra=self.about("read failed"),
+        )
         self._give_up(waiter, error)
 
     def _give_up(self, waiter: Waiter, error: AlsError) -> None:

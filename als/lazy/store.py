@@ -125,7 +125,9 @@ class LazyStore:
             (folder / SEALED).unlink(missing_ok=True)
         else:
             self._make(folder, reference, descriptor, diff_id, index, format_name, tree_of(index, limits))
-        return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+        layer = self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+        log.info("%s %s is served before it is here", reference, descriptor.digest, extra=layer.about("lazy"))
+        return layer
 
     def origin(self, reference: str, host: str) -> SharedOrigin:
         """Where the layers of a reference come from: one connection pool for its tables of contents and what follows."""

@@ -8,6 +8,7 @@ in the image store and never makes one of its own (docs/architecture.md says why
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -30,6 +31,7 @@ from als.imagestore.tree import ImageStore
 from als.model.counting import Counters, NotCounted
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
+from als.model.logfields import about
 from als.model.manifest import layer_compression, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
@@ -53,6 +55,8 @@ from als.worker.client import Workers
 
 if TYPE_CHECKING:
     from als.service.lazily import Lazies
+
+log = logging.getLogger(__name__)
 
 
 class Service:
@@ -204,6 +208,9 @@ class Service:
 
         def report(count: int) -> None:
             self._publish(image, count, asked=asked)
+            if self.lazies is not None:
+                of, where = len(image.manifest.layers), about("published", image=resolved.reference)
+                log.info("%s: %d of %d layers are published", resolved.reference, count, of, extra=where)
             if count == len(image.manifest.layers):
                 # Before the last lookup is answered: a client that has its image finds it named here as well.
                 self._record(resolved, asked)
@@ -228,6 +235,8 @@ class Service:
         if self.lazies is not None:
             # Layers may have become complete before there was an image that names them.
             self.lazies.settle(resolved.image)
+            count = len(resolved.image.manifest.layers)
+            log.info("pulled %s %s, %d layers", reference, digest, count, extra=about("pulled", image=reference))
         if ref is not None and ref.asked:
             listing.update(self)
 

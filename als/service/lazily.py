@@ -296,7 +296,7 @@ class Lazies:
         now = time.monotonic()
         for layer in self._store.all():
             if not layer.folder.path.exists():
-                log.info("%s %s was removed", layer.where, layer.digest)
+                log.info("%s %s was removed", layer.where, layer.digest, extra=layer.about("removed"))
                 self._store.forget(layer)
             elif layer.content.done() and now >= self._again.get(layer.key, 0.0):
                 self._complete(layer)
@@ -323,9 +323,10 @@ class Lazies:
                 listing.update(service)
         except BadImage as error:
             self._withdraw(layer)
-            log.error("a layer is not what its image promises, and is not served any more: %s", error)
+            what = "a layer is not what its image promises, and is not served any more: %s"
+            log.error(what, error, extra=layer.about("refused"))
         else:
-            log.info("%s %s is complete", layer.where, layer.digest)
+            log.info("%s %s is complete", layer.where, layer.digest, extra=layer.about("sealed"))
             self._again.pop(layer.key, None)
             with self._lock:
                 self._asked.discard(layer.key)
