@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": PURE | {"config", "native", "registry", "store", "mount"},
     "setup": PURE | {"config", "doctor", "native", "registry", "store"},
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
+    "keeper": PURE | {"native", "mount"},
     "control": PURE | {"config", "fetch", "native", "registry", "store", "service"},
     "mirror": PURE | {"registry", "store", "worker", "service"},
     "metrics": PURE | {"native", "service"},

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 import click
 from prometheus_client import CollectorRegistry
 
+from als.cli import handing_over
 from als.config import Config
 from als.control.server import Control
 from als.errors import ConfigError
 from als.fuse import serve
 from als.fuse.layers import StoreBackend
+from als.keeper.manager import Manager
 from als.metrics import serve as metrics
 from als.metrics.meters import Meters
 from als.mirror.serve import open_mirror
@@ -28,13 +30,29 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.pass_obj
-def command(config: Config) -> None:
+@click.option("--keep", is_flag=True, help="Restart the daemon when it dies, while readers wait: for machines without systemd.")
+@click.option("--stopped", is_flag=True, help="For systemd, after the service ended: unmount ROOT/store unless it starts anew.")
+@click.pass_context
+def command(ctx: click.Context, *, keep: bool, stopped: bool) -> None:
     """Serve the Additional Layer Store at ROOT/store, the registry mirror and RUN/als.sock, until SIGTERM or SIGINT.
 
     Layers of former runs are mounted again first. Containers and images keep working when this ends; only layers that nobody
     has pulled yet are not to be had meanwhile.
+
+    Where systemd or --keep restarts it, nothing is unmounted in between, and who reads a file that is not here yet waits for
+    the next daemon. With --keep, SIGHUP to the process in RUN/keeper.pid has the daemon start anew, as after an upgrade.
     """
+    config: Config = ctx.obj
+    if stopped:
+        handing_over.clean_up(config.layer_store, os.environ)
+    elif keep:
+        handing_over.become_keeper(ctx, config)
+    else:
+        _serve(config)
+
+
+def _serve(config: Config) -> None:
+    manager = Manager.of(os.environ, os.getpid())
     registry = CollectorRegistry()
     with Service(config, counters=Meters(registry)) as service:
         recover(service)
@@ -45,6 +63,8 @@ def command(config: Config) -> None:
         pid_file = config.run / "als.pid"
 
         def announce() -> None:
+            if manager is not None:
+                manager.ready()
             write_atomically(pid_file, f"{os.getpid()}\n".encode(), mode=0o644)
             log.info("serving %s", config.layer_store)
 
@@ -61,7 +81,12 @@ def command(config: Config) -> None:
                     announce()
                     healing.begin()
 
-                serve.run(StoreBackend(service), config.layer_store, ready=lambda: lazies.begin(ready))
+                # Before anybody can read: what is not known to be served is answered with an error.
+                lazies.resume()
+                outliving = serve.Outliving(config.run)
+                if manager is not None:
+                    outliving = serve.Outliving(config.run, manager, manager.alive, manager.alive_seconds)
+                serve.run(StoreBackend(service), config.layer_store, outliving, ready=lambda: lazies.begin(ready))
         finally:
             pid_file.unlink(missing_ok=True)
 

@@ -127,14 +127,14 @@ class Calls:
         :param limiter: bounds the threads of this kind; waiting for a place counts against `seconds`.
         :param where: the thing it is about, for the error.
         :param discard: what to do with a result that came too late, such as closing it.
-        :param must_finish: begin it and let it go on even while the daemon stops.
+        :param must_finish: begin it, let it go on even while the daemon stops, and wait for it even if the request is given up.
         :raises DeadlineExceeded: it took too long, or the daemon stops.
         """
         if self._stopping and not must_finish:
             raise DeadlineExceeded("als is stopping", where=where)
         call = _Call(work, discard)
         delivered = False
-        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds, shield=must_finish)
         if not must_finish:
             self._scopes.add(scope)
         try:

@@ -22,11 +22,23 @@ FSTYPE = "fuse.als"
 
 _ANSWER_SECONDS = 10.0
 _MOST_STACKED = 16
+_MOST_LINKS = 40
 
 
 def resolve(mountpoint: Path) -> Path:
-    """The absolute path without symlinks; it may be a mount that answers nothing."""
-    return Path(os.path.realpath(mountpoint))
+    """The absolute path without symlinks; it may be a mount that answers nothing, so that itself is not asked for anything.
+
+    :raises StoreError: symlinks lead nowhere but to each other.
+    """
+    path = mountpoint
+    for _ in range(_MOST_LINKS):
+        path = Path(os.path.realpath(path.absolute().parent)) / path.name
+        try:
+            # Of a mount this is not answered by who serves it: the kernel knows that it is no symlink.
+            path = path.parent / path.readlink()
+        except OSError:
+            return path
+    raise StoreError("too many symlinks", where=str(mountpoint))
 
 
 async def clear(mountpoint: Path) -> None:

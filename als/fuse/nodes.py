@@ -14,12 +14,12 @@ standard base64 with padding. That alphabet holds ``/``, but no encoding of an A
 The directories exist for every reference and digest that can be written; only ``diff``, ``info`` and ``blob`` tell whether a
 layer is served, and the client looks at nothing else. So it is the lookup *within* a layer's directory that waits for the
 layer. Were it the lookup of that directory, all layers of an image would wait for each other, since the kernel looks up the
-names of one directory one after the other (``fuse_lock_inode`` in its ``fs/fuse/inode.c``; the flag against that,
-FUSE_PARALLEL_DIROPS, is not set by libfuse's low-level interface and cannot be by pyfuse3), and to give back a layer that is
-not here any more would be to fetch it.
+names of one directory one after the other where it did not agree to FUSE_PARALLEL_DIROPS (``fuse_lock_inode`` in its
+``fs/fuse/inode.c``), and to give back a layer that is not here any more would be to fetch it.
 
 An inode number is a function of the path, not a counter: a restarted daemon gives every file the number that it had, so
-that requests which outlive a daemon (see docs/architecture.md) still mean the same file.
+that requests which outlive a daemon still mean the same file. What a number means cannot be seen from it, so the nodes that the
+kernel knows are written down (:mod:`als.fuse.journal`).
 
 The file of a lazy layer has a number made of what commits to its bytes (:meth:`als.fuse.backend.LazyFiles.identity`), so that
 however many layers have it, it is one inode. No client ever lists ``.lazy`` or what is below it: overlay gets the names from
@@ -35,6 +35,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from als.errors import BadImage
 from als.fuse.backend import ServedLayer
@@ -296,6 +297,21 @@ def parse_forest_name(name: bytes) -> bytes | None:
     return bytes.fromhex(name.decode()) if _SHA256.fullmatch(name) else None
 
 
+class Observer(Protocol):
+    """Somebody who is told of each change of a node table before the kernel is."""
+
+    def told(self, node: Node, *, again: bool) -> None:
+        """One more lookup of a node.
+
+        :param again: the kernel has been told exactly this before.
+        """
+        ...
+
+    def forgotten(self, inode: int, lookups: int) -> None:
+        """The kernel dropped that many lookups."""
+        ...
+
+
 class NodeTable:
     """The nodes that the kernel knows of, with its lookup counts (libfuse, ``fuse_lowlevel.h``, on ``forget``).
 
@@ -305,12 +321,21 @@ class NodeTable:
     def __init__(self) -> None:
         self._nodes: dict[int, Node] = {ROOT_INODE: Root()}
         self._lookups: dict[int, int] = {}
+        self._observer: Observer | None = None
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def remember(self, node: Node) -> bool:
-        """Count one lookup of a node that is about to be told to the kernel.
+    def observe(self, observer: Observer | None) -> None:
+        """Tell somebody of each change from now on; None: nobody any more."""
+        self._observer = observer
+
+    def known(self) -> Iterator[tuple[Node, int]]:
+        """All nodes but the root, with their lookups."""
+        return ((self._nodes[inode], lookups) for inode, lookups in self._lookups.items())
+
+    def remember(self, node: Node, lookups: int = 1) -> bool:
+        """Count lookups of a node that is about to be told to the kernel.
 
         :return: whether it may be told. Not so if another file has the same number, which nothing but malice brings about.
         """
@@ -320,8 +345,11 @@ class NodeTable:
         known = self._nodes.get(inode)
         if known is not None and known.identity != node.identity:
             return False
-        self._nodes[inode] = node if known is None else node.merged(known)
-        self._lookups[inode] = self._lookups.get(inode, 0) + 1
+        merged = node if known is None else node.merged(known)
+        self._nodes[inode] = merged
+        self._lookups[inode] = self._lookups.get(inode, 0) + lookups
+        if self._observer is not None:
+            self._observer.told(merged, again=merged == known)
         return True
 
     def get(self, inode: int) -> Node | None:
@@ -336,3 +364,5 @@ class NodeTable:
         elif inode != ROOT_INODE:
             self._lookups.pop(inode, None)
             self._nodes.pop(inode, None)
+        if self._observer is not None and inode != ROOT_INODE:
+            self._observer.forgotten(inode, lookups)

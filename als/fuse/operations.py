@@ -44,8 +44,18 @@ class LayerOperations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, backend: Backend, calls: Calls, deadlines: Deadlines, *, lookup_threads: int, io_threads: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        calls: Calls,
+        deadlines: Deadlines,
+        table: nodes.NodeTable,
+        *,
+        lookup_threads: int,
+        io_threads: int,
+    ) -> None:
         """
+        :param table: the nodes that the kernel knows already.
         :param lookup_threads: how many layers are looked up at once.
         :param io_threads: how many other calls of the backend there are at once, of each kind.
         """
@@ -57,7 +67,12 @@ class LayerOperations(pyfuse3.Operations):
         self.lookups = Lookups(backend, calls, seconds=deadlines.lookup, threads=lookup_threads)
         self._contents = Contents(backend, calls, deadlines, threads=io_threads)
         self._lazy = LazyTree(backend.lazy, calls, seconds=deadlines.lazy_read) if backend.lazy is not None else None
-        self._nodes = nodes.NodeTable()
+        self._nodes = table
+        self.when_initialized: Callable[[], None] = lambda: None
+        """Called once, before the first request: libfuse is told what was negotiated, and has not answered yet."""
+
+    def init(self) -> None:
+        self.when_initialized()
 
     # Names
 

@@ -1,16 +1,19 @@
 """The daemon's FUSE face from mount to unmount.
 
-When it stops, the mount is first detached, so that a path below it leads to what lies underneath (symlinks to completed
-layers, which the store keeps there) and never to a dead mount; then everybody who still waits is answered; then the
-connection is closed.
+When it stops, and nobody holds the connection for a process after this one, the mount is first detached, so that a path
+below it leads to what lies underneath (symlinks to completed layers, which the store keeps there) and never to a dead
+mount; then everybody who still waits is answered; then the connection is closed. When somebody holds it, nothing is
+detached and nobody who waits is answered: that is left to the next process.
 
-The mount's options. No ``allow_other``: only root, which podman and CRI-O run as, may look in. Other users could otherwise
-have images pulled with root's credentials and read the blobs of private ones. No ``ro``: see :mod:`als.fuse.operations`.
+The mount's options (:mod:`als.fuse.connection`). No ``allow_other``: only root, which podman and CRI-O run as, may look in.
+Other users could otherwise have images pulled with root's credentials and read the blobs of private ones. No ``ro``: see
+:mod:`als.fuse.operations`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -20,17 +23,15 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from als.errors import KernelError
 from als.fuse.backend import Backend
 from als.fuse.calls import Calls, Deadlines
-from als.fuse.connection import allow_background
-from als.fuse.mountpoint import clear, resolve
+from als.fuse.connection import Connection, Holder, connect
+from als.fuse.mountpoint import resolve
 from als.fuse.operations import LayerOperations
 from als.mount.unmounting import unmount
 
 _LOG = logging.getLogger(__name__)
 
-_MOUNT_OPTIONS = frozenset({"fsname=als", "subtype=als", "default_permissions", "nodev", "nosuid", "noexec"})
 _FIRST_ANSWER_SECONDS = 30.0
 
 
@@ -58,9 +59,24 @@ class ServeOptions:
         return self.max_waiting + self.max_lazy_reads + self.spare_tasks
 
 
+@dataclass(frozen=True, slots=True)
+class Outliving:
+    """How a connection outlives this process, if it does."""
+
+    run: Path
+    """The folder of the file that says what the kernel knows."""
+    holder: Holder | None = None
+    """Keeps the connection; None: it ends with this process."""
+    alive: Callable[[], None] = lambda: None
+    """To be called again and again as long as requests are handled."""
+    alive_seconds: float = math.inf
+    """How often."""
+
+
 async def serve(
     backend: Backend,
     mountpoint: Path,
+    outliving: Outliving,
     *,
     ready: Callable[[], None],
     until: Callable[[], Awaitable[object]],
@@ -77,32 +93,39 @@ async def serve(
     """
     options = options or ServeOptions()
     where = resolve(mountpoint)
-    await clear(where)
+    connection = await connect(where, outliving.run, options.background, outliving.holder)
     calls = Calls(max_waiting=options.max_waiting, max_lazy_reads=options.max_lazy_reads)
     operations = LayerOperations(
-        backend, calls, options.deadlines, lookup_threads=options.lookup_threads, io_threads=options.io_threads
+        backend,
+        calls,
+        options.deadlines,
+        connection.table,
+        lookup_threads=options.lookup_threads,
+        io_threads=options.io_threads,
     )
-    _mount(operations, where)
-    detached = False
+    session = _Session(held=outliving.holder is not None)
     try:
+        connection.attach(operations)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operations.lookups.run)
-            nursery.start_soon(_announce, where, options.background, ready)
-            nursery.start_soon(_run_session, options.tasks, nursery.cancel_scope)
+            nursery.start_soon(_announce, where, ready)
+            nursery.start_soon(_show_life, outliving)
+            nursery.start_soon(session.run, options.tasks, nursery.cancel_scope)
             await until()
-            detached = unmount(where, lazily=True)
-            if not await calls.stop(options.deadlines.stop):
-                _LOG.warning("some requests were still unanswered after %g s", options.deadlines.stop)
+            if outliving.holder is None or not outliving.holder.stopping():
+                session.over = True
+                unmount(where, lazily=True)
+                if not await calls.stop(options.deadlines.stop):
+                    _LOG.warning("some requests were still unanswered after %g s", options.deadlines.stop)
             nursery.cancel_scope.cancel()
-        if not detached:
-            _LOG.warning("%s was unmounted by somebody else: nothing is served any more", where)
     finally:
-        pyfuse3.close(unmount=not detached)
+        _close(connection, where, outliving, session)
 
 
 def run(
     backend: Backend,
     mountpoint: Path,
+    outliving: Outliving,
     *,
     ready: Callable[[], None],
     options: ServeOptions | None = None,
@@ -114,36 +137,50 @@ def run(
 
     async def main() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await serve(backend, mountpoint, ready=ready, until=signals.__anext__, options=options)
+            await serve(backend, mountpoint, outliving, ready=ready, until=signals.__anext__, options=options)
 
     trio.run(main)
 
 
-def _mount(operations: LayerOperations, where: Path) -> None:
-    try:
-        pyfuse3.init(operations, str(where), set(_MOUNT_OPTIONS))
-    except RuntimeError as error:
-        raise KernelError(
-            f"cannot mount: {error}", where=str(where), hint="it needs root and /dev/fuse; libfuse printed the reason"
-        ) from error
+class _Session:
+    """pyfuse3's main loop, and whether there is anything left to serve."""
+
+    def __init__(self, *, held: bool) -> None:
+        """
+        :param held: whoever holds the connection may end it.
+        """
+        self._held = held
+        self.over = False
+
+    async def run(self, max_tasks: int, everything: trio.CancelScope) -> None:
+        """Handle requests until the kernel sends no more, because nothing is mounted and nobody holds a file open any more."""
+        await pyfuse3.main(min_tasks=1, max_tasks=max_tasks)
+        if not self.over:
+            who = "" if self._held else " by somebody else"
+            _LOG.warning("what was mounted was unmounted%s: nothing is served any more", who)
+        self.over = True
+        everything.cancel()
 
 
-async def _run_session(max_tasks: int, everything: trio.CancelScope) -> None:
-    """Handle requests until the kernel sends no more, because nothing is mounted and nobody holds a file open any more."""
-    await pyfuse3.main(min_tasks=1, max_tasks=max_tasks)
-    everything.cancel()
+def _close(connection: Connection, where: Path, outliving: Outliving, session: _Session) -> None:
+    pyfuse3.close(unmount=False)
+    if not session.over and outliving.holder is None:
+        # A defect ends us; the mount would answer nothing any more.
+        unmount(where, lazily=True)
+        session.over = True
+    connection.close(outliving.holder, over=session.over)
 
 
-async def _announce(where: Path, background: int, ready: Callable[[], None]) -> None:
-    def answer() -> None:
-        os.statvfs(where)
-        try:
-            allow_background(where, background)
-        except KernelError as error:
-            _LOG.warning("reads of different files may wait for each other: %s", error)
-
+async def _announce(where: Path, ready: Callable[[], None]) -> None:
     with trio.move_on_after(_FIRST_ANSWER_SECONDS):
-        await trio.to_thread.run_sync(answer, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(os.statvfs, where, abandon_on_cancel=True)
         ready()
         return
     _LOG.error("%s does not answer after %g s", where, _FIRST_ANSWER_SECONDS)
+
+
+async def _show_life(outliving: Outliving) -> None:
+    """As long as this runs, requests are handled: both are tasks of one thread."""
+    while True:
+        outliving.alive()
+        await trio.sleep(outliving.alive_seconds)

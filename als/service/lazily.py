@@ -25,7 +25,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -106,6 +105,11 @@ class Lazies:
         self._store.close()
         self._engine.close()
         self._keeper.join()
+
+    def resume(self) -> None:
+        """Serve the files of layers that a daemon before this one has left. To be called before anybody can ask for them."""
+        with sharing(self._service.layout.lock):
+            self._store.resume(lambda name: parse_reference(name).domain, self._service.limits)
 
     def begin(self, ready: Callable[[], None]) -> None:
         """The FUSE face answers: serve what was there before.
@@ -190,7 +194,7 @@ class Lazies:
         """Whether files of a layer are served; also while containers may use it that began before it was sealed."""
         with contextlib.suppress(NotFound):
             return self._store.get(key).refused is None
-        return (self._folder(key) / SEALED).exists()
+        return (self._service.layout.lazy / key / SEALED).exists()
 
     def size(self, key: str, name: bytes) -> int:
         """Bytes of a file of a layer, by its name in the forest.
@@ -200,7 +204,7 @@ class Lazies:
         with contextlib.suppress(NotFound):
             return self._store.get(key).size(name)
         try:
-            return (self._folder(key) / "diff1" / forest_path(name)).stat().st_size
+            return (self._service.layout.lazy / key / "diff1" / forest_path(name)).stat().st_size
         except OSError as error:
             raise NotFound("the layer has no such file", where=f"{key} {name.hex()}") from error
 
@@ -233,7 +237,7 @@ class Lazies:
 
         :raises NotFound: it is gone.
         """
-        path = self._folder(key) / "diff1" / forest_path(name)
+        path = self._service.layout.lazy / key / "diff1" / forest_path(name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -244,9 +248,6 @@ class Lazies:
                 return os.pread(fd, length, offset)
         finally:
             os.close(fd)
-
-    def _folder(self, key: str) -> Path:
-        return self._service.layout.lazy / key
 
     # -- the keeper
 
@@ -263,7 +264,7 @@ class Lazies:
                 if self._serving.is_set() and not begun:
                     begun = True
                     try:
-                        self._resume()
+                        self._show_resumed()
                     finally:
                         self._announce()
                 if layer is not None:
@@ -273,19 +274,18 @@ class Lazies:
             except (AlsError, OSError) as error:
                 log.warning("%s", error)
 
-    def _resume(self) -> None:
-        """Serve the layers that a daemon before this one has left."""
+    def _show_resumed(self) -> None:
+        """Let clients find the layers that a daemon before this one has left."""
         service = self._service
         with sharing(service.layout.lock):
-            served = self._store.resume(lambda name: parse_reference(name).domain, service.limits)
+            served = self._store.all()
             for layer in served:
                 self._watch(layer)
             if self._stopping.is_set():
-                # What could not be opened for that is no reason to take anything away.
                 return
             usable = {layer.key for layer in served}
             for chain_id, key in service.composefs.lazy_chains().items():
-                if key in usable or (self._folder(key) / SEALED).exists():
+                if key in usable or (self._service.layout.lazy / key / SEALED).exists():
                     service.composefs.cover(chain_id)
                 else:
                     log.warning("layer %s cannot be served any more; pull its image again", chain_id)

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import enum
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +172,8 @@ class Layout:
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
             _spread(self.tmp)
             self._check_version()
-            if not os.path.lexists(self.mount_point):
+            # Not looked at first: that would wait for whoever is to serve what is mounted there, which may be us.
+            with suppress(FileExistsError):
                 self.mount_point.mkdir(mode=0o755)
         except OSError as error:
             hint = "als needs root; name another folder with --root" if isinstance(error, PermissionError) else ""

@@ -3,7 +3,7 @@
 FOLDER holds, named by `layer_name`, ``layers/<name>/`` with ``diff/``, ``info`` and ``blob``.
 An optional file ``error`` in a layer makes its lookup fail with that text, ``gated`` makes it wait at ``FOLDER/gate``;
 ``broken`` makes its blob fail when read, ``gated-blob`` makes it wait. Each call is a line of ``FOLDER/calls``. When it
-serves, it prints ``ready``.
+serves, it prints ``ready``, and ``FOLDER/pid`` has its process ID.
 
 FOLDER also holds ``lazy/<key>/<name>``, the files of lazy layers, and beside such a file ``<name>.gated`` where its reads wait
 until somebody writes a line to ``FOLDER/lazy-gate``, ``<name>.error`` where they fail with that text, ``<name>.short`` where
@@ -23,7 +23,8 @@ from pathlib import Path
 from als.errors import AlsError, NotFound, RegistryUnavailable
 from als.fuse.backend import ByteFile, ServedLayer
 from als.fuse.calls import Deadlines
-from als.fuse.serve import ServeOptions, run
+from als.fuse.serve import Outliving, ServeOptions, run
+from als.keeper.manager import Manager
 
 
 def layer_name(reference: str, digest: str) -> str:
@@ -169,7 +170,19 @@ def main() -> None:
         max_waiting=arguments.max_waiting,
         max_lazy_reads=arguments.max_lazy_reads,
     )
-    run(FolderBackend(arguments.folder), arguments.mountpoint, ready=lambda: print("ready", flush=True), options=options)
+    manager = Manager.of(os.environ, os.getpid())
+
+    def ready() -> None:
+        (arguments.folder / "pid").write_text(str(os.getpid()))
+        # First: whoever reads the line may kill us, and we shall not have died before we were ready.
+        if manager is not None:
+            manager.ready()
+        print("ready", flush=True)
+
+    outliving = Outliving(arguments.folder)
+    if manager is not None:
+        outliving = Outliving(arguments.folder, manager, manager.alive, manager.alive_seconds)
+    run(FolderBackend(arguments.folder), arguments.mountpoint, outliving, ready=ready, options=options)
 
 
 if __name__ == "__main__":
