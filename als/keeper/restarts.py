@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 60.0
-STEADY_SECONDS = 20.0
+STEADY_SECONDS = 2.0
 """Who served for so long was well; whatever ended it has nothing to do with its start."""
 GIVE_UP = 5
 """Deaths of this kind in a row after which nobody is to wait for the daemon any more."""

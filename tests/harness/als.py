@@ -22,6 +22,7 @@ class AlsDaemon:
 
     :param mirror_port: of its registry mirror; 0: it has none. Never the default port, which other daemons may have.
     :param settings: others of its configuration file, by name.
+    :param keep: start it as ``als serve --keep``.
     """
 
     def __init__(
@@ -30,7 +31,10 @@ class AlsDaemon:
         environment: Mapping[str, str] | None = None,
         mirror_port: int = 0,
         settings: Mapping[str, object] | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
+        self.keep = keep
         self.root = base / "a"
         self.run = base / "run"
         self.log = base / "als.log"
@@ -67,9 +71,14 @@ class AlsDaemon:
 
     @property
     def pid(self) -> int:
-        """The daemon's process ID; it must be running."""
+        """The process that was started, which is the daemon or its keeper; it must be running."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def serving_pid(self) -> int:
+        """The process that serves; 0: none did ever."""
+        return self._announced()
 
     def _command(self, *arguments: str | Path) -> list[str]:
         where = ["--config", str(self._configuration), "--root", str(self.root), "--run", str(self.run)]
@@ -120,7 +129,7 @@ class AlsDaemon:
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command("serve"),
+                self._command("serve", *(["--keep"] if self.keep else [])),
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -132,9 +141,15 @@ class AlsDaemon:
         def answers() -> bool:
             if process.poll() is not None:
                 raise RuntimeError(f"als serve ended with {process.returncode}:\n{self.log_text()[-4000:]}")
-            return self._announced() == process.pid and self.serving()
+            announced = self._announced()
+            ours = _parent_of(announced) == process.pid if self.keep else announced == process.pid
+            return ours and self.serving()
 
         wait_until(answers, f"als serve (log: {self.log})", deadline)
+
+    def replaced(self, former: int, deadline: float = 60) -> None:
+        """Wait until another process serves than this one."""
+        wait_until(lambda: self._announced() not in (0, former), f"the next daemon serves (log: {self.log})", deadline)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon, which unmounts ROOT/store itself; mounts of layers stay. Returns its exit status."""
@@ -168,3 +183,12 @@ class AlsDaemon:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _parent_of(process: int) -> int:
+    """The process that has started another; 0: there is no such process."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text("ascii")
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))

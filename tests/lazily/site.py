@@ -108,15 +108,16 @@ class Site:
     """A daemon with a store of its own below `base`, and what its clients do by themselves. A context manager.
 
     :param settings: of the daemon.
+    :param keep: the daemon is restarted when it dies.
     """
 
-    def __init__(self, base: Path, proxy: BlobProxy, settings: Mapping[str, object] = QUIET) -> None:
+    def __init__(self, base: Path, proxy: BlobProxy, settings: Mapping[str, object] = QUIET, *, keep: bool = False) -> None:
         base.mkdir(parents=True, exist_ok=True)
         self.base = base
         self.proxy = proxy
         (base / "registries.conf").write_text(insecure_registries([proxy.address]), "utf-8")
         environment = {"HOME": str(base), "CONTAINERS_REGISTRIES_CONF": str(base / "registries.conf")}
-        self.als = AlsDaemon(base, environment, settings=settings)
+        self.als = AlsDaemon(base, environment, settings=settings, keep=keep)
         self._mounted = ExitStack()
 
     # -- as containers/storage asks
