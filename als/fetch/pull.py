@@ -15,7 +15,7 @@ from als.errors import Abandoned, AlsError, NotFound
 from als.fetch.blobcheck import check_blob
 from als.fetch.choosing import Foresee, images_of, overlook
 from als.fetch.ingest import Advance, ingest
-from als.fetch.progress import Progress
+from als.fetch.progress import Progress, Silent
 from als.fetch.source import ImageSource, LocalImages, RegistryImages
 from als.fetch.tocs import TailKept, check_layer
 from als.formats.discovery import find_formats, format_of
@@ -202,6 +202,20 @@ class Puller:
                         future.cancel()
         if failures:
             raise failures[0]
+
+    def fetch_again(self, reference: Reference, image: ImageRecord, index: int) -> None:
+        """Make the objects again that the store lacks of a layer that it has. The caller shares the store's lock.
+
+        :raises AlsError: it could not be done.
+        """
+        source = self._open(reference, False, _never)
+        try:
+            resolved = Resolved(reference, image, image.digest, image.manifest_data, source)
+            layer, diff_id = image.manifest.layers[index], image.config.diff_ids[index]
+            with self._layers.stage() as staging, store_errors(self._layout.root):
+                self._make(resolved, layer, diff_id, staging, Silent(), _never)
+        finally:
+            source.close()
 
     def _show(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,14 @@ from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.mount.table import MountEntry, read_mounts
 from als.service import listing
+from als.service.affected import forests
 from als.service.core import Service
 from als.service.lazycheck import folder_faults, lazy_faults
 from als.store import lazyfolders
 from als.store.images import ImageRecord, RefRecord
 from als.store.layers import LayerRecord
+from als.store.objects import file_sha256, object_damage
 from als.store.recipe import ObjectPart, read_recipe, tar_stream
-
-_PIECE = 1 << 20
 
 
 class Remedy(enum.Enum):
@@ -90,8 +89,8 @@ class Checker:
     def __init__(self, service: Service, deep: bool) -> None:
         self._service = service
         self._deep = deep
-        self._hashed: dict[int, bytes] = {}
-        """sha256 by inode number: each is read once, whatever the number of its names."""
+        self._damages: dict[tuple[int, bytes], str] = {}
+        """By inode number and name: each is read once, whatever the number of its names."""
         self._listed: dict[str, dict[str, dict[str, object]]] = {}
         """By layout."""
         self._list_errors: dict[str, str] = {}
@@ -117,7 +116,7 @@ class Checker:
         layout = self._service.layout
         for key in lazyfolders.keys(layout):
             try:
-                for what in folder_faults(layout, key, self._sha256 if self._deep else None):
+                for what in folder_faults(layout, key, file_sha256 if self._deep else None):
                     yield Problem("lazy layer", key, what, Remedy.DISCARD)
             except (AlsError, OSError) as error:
                 yield Problem("lazy layer", key, said(error), Remedy.DISCARD)
@@ -153,9 +152,8 @@ class Checker:
             return f"{name.hex()} is missing from its forest"
         if (size is not None and status.st_size != size) or status.st_size < end:
             return f"{name.hex()} has {status.st_size} bytes instead of {end if size is None else size}"
-        if self._deep and self._sha256(path) != name:
-            return f"{name.hex()} has another content"
-        return ""
+        damage = self._damage(path, name) if self._deep else ""
+        return f"{name.hex()} {damage}" if damage else ""
 
     def _check_stream(self, diff_id: Digest, forest: Path) -> None:
         hasher = diff_id.hasher()
@@ -167,11 +165,11 @@ class Checker:
         if hasher.hexdigest() != diff_id.hex:
             raise StoreDamaged("its recipe gives another stream")
 
-    def _sha256(self, path: Path) -> bytes:
-        inode = path.stat().st_ino
-        if inode not in self._hashed:
-            self._hashed[inode] = file_sha256(path)
-        return self._hashed[inode]
+    def _damage(self, path: Path, name: bytes) -> str:
+        key = path.stat().st_ino, name
+        if key not in self._damages:
+            self._damages[key] = object_damage(path, name)
+        return self._damages[key]
 
     def objects(self) -> Iterator[Problem]:
         """Those that layers hold were looked at with these; a name without a layer can still be found by a pull."""
@@ -180,8 +178,22 @@ class Checker:
         for folder in sorted(self._service.layout.objects.iterdir()):
             for path in folder.iterdir():
                 name = folder.name + path.name
-                if self._sha256(path).hex() != name:
-                    yield Problem("object", name, "it has another content", Remedy.QUARANTINE_OBJECT, path=path)
+                sha256 = bytes.fromhex(name)
+                if damage := self._damage(path, sha256):
+                    yield Problem("object", name, f"it {damage}", Remedy.QUARANTINE_OBJECT, sha256, path=path)
+        yield from self._linked()
+
+    def _linked(self) -> Iterator[Problem]:
+        """Files of forests that are not the objects that were looked at: links that somebody replaced."""
+        for folder in forests(self._service):
+            if folder.is_relative_to(self._service.layout.layers):
+                continue
+            for path in folder.iterdir():
+                sha256 = bytes.fromhex(path.name)
+                if (path.stat().st_ino, sha256) in self._damages:
+                    continue
+                if damage := self._damage(path, sha256):
+                    yield Problem("object", path.name, f"it {damage} in {folder}", Remedy.QUARANTINE_FILE, sha256, path=path)
 
     def images(self) -> Iterator[Problem]:
         for digest in self._service.images.digests():
@@ -314,15 +326,6 @@ def unproven(layer: PublishedLayer, record: LayerRecord) -> Iterator[str]:
         yield f"it is listed by the blob {layer.blob}, which was not verified to hold it"
     if layer.toc is not None and layer.toc not in record.tocs:
         yield f"it is listed by the table of contents {layer.toc}, which was not verified to tell of it"
-
-
-def file_sha256(path: Path) -> bytes:
-    """The sha256 of a file's content."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_PIECE):
-            hasher.update(data)
-    return hasher.digest()
 
 
 def _recipe_needs(recipe: Path) -> tuple[int, dict[bytes, int]]:

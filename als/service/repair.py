@@ -1,6 +1,7 @@
 """Applying the remedies of `als fsck`.
 
-What is damaged beyond help is moved to ROOT/quarantine and taken out of the image store's list; the next pull of the image then
+Objects that are damaged or missing are replaced first (:mod:`als.service.mending`), from the registry if need be. What is
+damaged beyond that help is moved to ROOT/quarantine and taken out of the image store's list; the next pull of the image then
 finds the layer missing and makes it again. Files that are sound are never moved there: a quarantined layer leaves the objects
 it shares to others. Containers that run on a layer keep what they have mounted.
 """
@@ -9,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from als.errors import AlsError, StoreDamaged
@@ -21,11 +21,13 @@ from als.model.digest import Digest
 from als.model.forest import FOREST, forest_path
 from als.mount.unmounting import unmount, unmount_below
 from als.service import listing
+from als.service.affected import Affected, affected
 from als.service.core import Service
-from als.service.fsck import Problem, Remedy, check, file_sha256
+from als.service.fsck import Problem, Remedy, check
+from als.service.mending import mend, quarantine
 from als.store import lazyfolders
 from als.store.lock import excluding, sharing
-from als.store.objects import link_or_copy, replace_in_forest
+from als.store.objects import link_or_copy, object_damage, replace_in_forest
 from als.store.refused import store_errors
 
 
@@ -35,6 +37,8 @@ class Report:
 
     found: tuple[Problem, ...]
     remaining: tuple[Problem, ...]
+    affected: Mapping[bytes, Affected] = field(default_factory=dict)
+    """Whom the damaged objects concern, by sha256."""
 
 
 def fsck(service: Service, *, repair: bool = False, deep: bool = False, wait: float = 60.0) -> Report:
@@ -43,16 +47,20 @@ def fsck(service: Service, *, repair: bool = False, deep: bool = False, wait: fl
     :param wait: seconds to wait for pulls that are under way, before repairs.
     :raises LockTimeout: they took longer.
     """
-    if not repair:
-        with sharing(service.layout.lock):
-            found = tuple(check(service, deep=deep))
-        return Report(found, found)
-    with excluding(service.layout.lock, timeout=wait):
+    with sharing(service.layout.lock):
         found = tuple(check(service, deep=deep))
-        if not found:
-            return Report((), ())
-        repair_all(service, found)
-        return Report(found, tuple(check(service, deep=deep)))
+        damaged = affected(service, {problem.sha256 for problem in found if problem.sha256})
+        if not repair or not found:
+            return Report(found, found, damaged)
+        objects = {problem.sha256 for problem in found if problem.sha256 and problem.remedy is not Remedy.NAME}
+        # Pulls go on meanwhile: what has to be fetched may take its time.
+        mend(service, {sha256: damaged[sha256] for sha256 in objects})
+    with excluding(service.layout.lock, timeout=wait):
+        left = tuple(check(service, deep=deep))
+        if not left:
+            return Report(found, (), damaged)
+        repair_all(service, left)
+        return Report(found, tuple(check(service, deep=deep)), damaged)
 
 
 def repair_all(service: Service, problems: Collection[Problem]) -> None:
@@ -121,7 +129,7 @@ class _Repair:
 
     @staticmethod
     def _is_sound(path: Path, problem: Problem) -> bool:
-        return path.is_file() and file_sha256(path) == problem.sha256
+        return path.is_file() and not object_damage(path, problem.sha256)
 
     def _name(self, problem: Problem) -> None:
         named = self._service.layout.object(problem.sha256)
@@ -137,7 +145,7 @@ class _Repair:
         place = self._quarantine(folder, "layer")
         forest = place / "diff1" / FOREST
         for path in forest.iterdir() if forest.is_dir() else ():
-            if file_sha256(path).hex() == path.name:
+            if not object_damage(path, bytes.fromhex(path.name)):
                 path.unlink()
 
     def _discard(self, key: str) -> None:
@@ -153,10 +161,7 @@ class _Repair:
                     shutil.rmtree(forest)
 
     def _quarantine(self, path: Path, kind: str) -> Path:
-        self._service.layout.quarantine.mkdir(mode=0o700, exist_ok=True)
-        place = self._service.layout.quarantine / f"{time.time_ns():x}-{kind}-{path.name}"
-        path.rename(place)
-        return place
+        return quarantine(self._service, path, kind)
 
     def _publish_again(self) -> None:
         for store in self._service.image_stores:

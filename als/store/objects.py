@@ -231,6 +231,27 @@ def replace_in_forest(source: Path, target: Path) -> None:
     staging.rename(target)
 
 
+def object_damage(path: Path, sha256: bytes) -> str:
+    """What is wrong with the content of an object, in words; "" if nothing is.
+
+    :raises FileNotFoundError: there is none.
+    """
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        if refusal(error) is Refusal.MISSING:
+            raise
+        # What fs-verity or the disk does not give.
+        return f"cannot be read: {error.strerror}"
+    return "" if found == sha256 else "has another content"
+
+
+def file_sha256(path: Path) -> bytes:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def forest_names(forest: Path) -> set[str]:
     """What a forest holds; nothing where there is none."""
     try:

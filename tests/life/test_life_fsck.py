@@ -18,6 +18,7 @@ from als.service.removal import collect
 from als.service.repair import fsck
 from als.store.images import ImageRecord
 from tests.harness.ocilayout import Layout
+from tests.harness.policy import ExpectedLogs
 from tests.life.stores import contents, image, layer, pull
 
 
@@ -92,9 +93,23 @@ def test_changed_content(service: Service, pulled: ImageRecord, reference: str) 
     assert found(service) == [], "its size is right, and nobody looked into it"
     report = fsck(service, repair=True, deep=True)
     assert {p.remedy for p in report.found} == {Remedy.RELINK, Remedy.QUARANTINE_OBJECT}
+    assert report.remaining == (), "its source has it still"
+    assert found(service, deep=True) == []
+    assert set(service.diff_n.published()) == set(pulled.chain)
+
+
+def test_changed_content_that_is_not_to_be_had_again(
+    service: Service, pulled: ImageRecord, reference: str, layout: Layout, expect_log: ExpectedLogs
+) -> None:
+    expect_log("is not to be had again from")
+    held = forest(service, pulled)[0]
+    damage(held)
+    moved = layout.folder.rename(layout.folder.with_name("moved"))
+    report = fsck(service, repair=True, deep=True)
     assert [p.remedy for p in report.remaining] == [Remedy.PULL]
     assert set(service.diff_n.published()) == {pulled.chain[0]}, "what lies on the damaged layer cannot be used either"
     assert not service.layout.object(bytes.fromhex(held.name)).exists()
+    moved.rename(layout.folder)
     pull(service, reference)
     assert found(service, deep=True) == []
     assert set(service.diff_n.published()) == set(pulled.chain)
