@@ -11,6 +11,7 @@ without als; it is tried again more and more seldom.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
@@ -46,8 +47,8 @@ class Settings:
     """The type of that mount: no other is taken away."""
     watchdog: float
     """Seconds without a sign of life after which a daemon that was ready hangs."""
-    start: float = 120.0
-    """Seconds that it has until it is ready."""
+    start: float = 60.0
+    """Seconds that it has to be ready where it takes over a connection."""
     stop: float = 60.0
     """Seconds that it has to end."""
 
@@ -61,8 +62,8 @@ class Keeper:
         self._held: dict[str, int] = {}
         self._restarts = Restarts()
         self._child: Child | None = None
-        self._started = self._ready = self._seen = 0.0
-        """On the monotonic clock; `_ready` is 0 until it is."""
+        self._ready = self._seen = 0.0
+        """When it was ready (0: not yet), and when anything was heard of it last, on the monotonic clock."""
         self._ever_ready = False
         self._next_start = 0.0
         self._hung = False
@@ -90,19 +91,23 @@ class Keeper:
     def _start(self, now: float) -> None:
         settings = self._settings
         self._child = Child(settings.command, self._held, self._mailbox.address, settings.watchdog)
-        self._started, self._ready, self._seen = now, 0.0, now
+        self._ready, self._seen = 0.0, now
         self._hung = self._again = False
         self._stop_by = None
 
-    def _patience(self, now: float) -> float:
-        """Seconds until something has to be done unasked."""
-        return max(0.0, (self._next_start if self._child is None else self._limit()) - now)
+    def _patience(self, now: float) -> float | None:
+        """Seconds until something has to be done unasked; None: never."""
+        until = self._next_start if self._child is None else self._limit()
+        return max(0.0, until - now) if until < math.inf else None
 
     def _limit(self) -> float:
         """When the daemon that runs is killed unless something happens."""
         if self._stop_by is not None:
             return self._stop_by
-        return self._seen + self._settings.watchdog if self._ready else self._started + self._settings.start
+        if self._ready:
+            return self._seen + self._settings.watchdog
+        # With nothing to take over nobody waits for it, and after a reboot there may be much to mount.
+        return self._seen + self._settings.start if self._held else math.inf
 
     def _handle(self, number: int) -> None:
         if number in _ENDS:
