@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR, "user", "not root: mounts cannot be made, and some answers below are guesses", "run it by sudo"
         )
-    yield from _kernel(facts.kernel, facts.podman.version)
+    yield from _kernel(facts.kernel, facts.podman.version, sealed=facts.store.sealed)
     yield from _store(facts.store, facts.podman)
     yield from _podman(facts.podman)
     yield from _storage_conf(facts.podman, facts.store)
@@ -62,7 +62,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from _crio(facts.crio, facts.store)
 
 
-def _kernel(kernel: KernelFacts, podman: tuple[int, ...] | None) -> Iterator[Finding]:
+def _kernel(kernel: KernelFacts, podman: tuple[int, ...] | None, *, sealed: bool) -> Iterator[Finding]:
     yield _feature(kernel.erofs, Level.ERROR)
     yield _feature(kernel.metacopy, Level.ERROR)
     yield _feature(kernel.fuse, Level.ERROR)
@@ -73,7 +73,7 @@ def _kernel(kernel: KernelFacts, podman: tuple[int, ...] | None) -> Iterator[Fin
     if podman is not None and podman[0] >= 5:
         yield _feature(kernel.data_only_lowers, Level.WARN)
     yield _feature(kernel.fuse_resend, Level.WARN)
-    yield _feature(kernel.verity, Level.WARN)
+    yield _feature(kernel.verity, Level.ERROR if sealed else Level.WARN)
     yield _feature(kernel.reflinks, Level.WARN)
     yield _feature(kernel.cgroup2, Level.WARN)
 
@@ -185,6 +185,7 @@ def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
     yield _names_layer_store(conf, store)
     yield from _names_image_store(conf, store, podman.version)
     yield _metacopy(conf)
+    yield from _verity(conf.source, conf.mount_options, store, f'{_SETUP}: mountopt = "nodev,metacopy=on,verity=require"')
     if conf.mount_program:
         what = f"mount_program {conf.mount_program} mounts in place of the kernel, and finds no file's data"
         yield Finding(Level.ERROR, conf.source, what, "remove mount_program")
@@ -232,6 +233,19 @@ def _metacopy(conf: StorageConf) -> Finding:
     return Finding(Level.ERROR, conf.source, what, remedy)
 
 
+def _verity(source: str, options: Sequence[str], store: StoreFacts, remedy: str) -> Iterator[Finding]:
+    """Whether who mounts refuses what is not sealed, if just that is to be served, and only then."""
+    refuses = [option for option in options if option.startswith("verity=")][-1:] == ["verity=require"]
+    if refuses and not store.sealed:
+        what = "mountopt has verity=require, but als serves what is not sealed as well: files of such layers cannot be read"
+        yield Finding(Level.ERROR, source, what, 'verity = "require" in als.toml, or mountopt without it (docs/verity.md)')
+    elif refuses:
+        yield Finding(Level.OK, source, "mountopt has verity=require")
+    elif store.sealed:
+        what = 'als.toml has verity = "require", but mountopt lacks verity=require: an object that was replaced is served'
+        yield Finding(Level.WARN, source, what, remedy)
+
+
 def _mirror(mirror: MirrorFacts, version: tuple[int, ...] | None) -> Iterator[Finding]:
     # podman 4 asks the layer store for every layer and has no need of it.
     subject = "registries.conf"
@@ -275,6 +289,8 @@ def _crio(crio: CrioFacts, store: StoreFacts) -> Iterator[Finding]:
     if [option for option in options if option.startswith("metacopy=")][-1:] != ["metacopy=on"]:
         what = f"CRI-O mounts with {','.join(options) or '(no options)'}, which lacks metacopy=on"
         yield Finding(Level.ERROR, conf.source, what, 'storage_option = ["overlay.mountopt=nodev,metacopy=on", ...]')
+    remedy = 'storage_option = ["overlay.mountopt=nodev,metacopy=on,verity=require", ...]'
+    yield from _verity(conf.source, options, store, remedy)
 
 
 def _clean(path: str) -> str:

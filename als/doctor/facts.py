@@ -109,6 +109,8 @@ class StoreFacts:
     """0: the file system makes them as it needs them."""
     beside_graph_root: bool | None
     """Whether podman's graph root is on the same file system; None: not known."""
+    sealed: bool = False
+    """Whether only what is sealed with fs-verity is served (the setting ``verity``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,7 @@ def store_facts(config: Config, storage: StorageConf | None, mounts: tuple[Mount
         free_inodes=space.f_favail,
         total_inodes=space.f_files,
         beside_graph_root=beside,
+        sealed=config.verity == "require",
     )
 
 

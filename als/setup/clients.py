@@ -42,6 +42,8 @@ class Wanted:
     """Of the registry mirror; 0: the client needs none, or there is none."""
     drop_in: bool
     """Whether the client reads ``storage.rootful.conf.d``."""
+    verity: bool = False
+    """Whether the client is to refuse files that are not sealed with fs-verity."""
 
 
 def choose(installed: Installed, chosen: str | None) -> Client:
@@ -80,4 +82,5 @@ def wanted(client: Client, installed: Installed, config: Config) -> Wanted:
         # podman 4 asks the layer store for every layer, so that a pull needs no mirror.
         mirror_port=0 if old else config.mirror_port,
         drop_in=client is Client.PODMAN5 and (installed.podman or (0,))[0] >= PODMAN_WITH_DROP_INS,
+        verity=config.verity == "require",
     )

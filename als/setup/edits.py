@@ -19,6 +19,7 @@ from tomlkit.items import Array
 from als.errors import ConfigError
 
 METACOPY = "metacopy=on"
+VERITY = "verity=require"
 
 
 class Kind(enum.StrEnum):
@@ -27,7 +28,7 @@ class Kind(enum.StrEnum):
     VALUE = "value"
     """A string under a key: `old` (None: no such key) becomes `new`."""
     OPTION = "option"
-    """As VALUE, for a list of mount options in one string, of which METACOPY is ours and the rest is not."""
+    """As VALUE, for a list of mount options in one string, of which those that are new are ours and the rest is not."""
     ITEM = "item"
     """An array of strings: `old` (None: nothing) is replaced by `new` (None: removed)."""
     FLAG = "flag"
@@ -202,11 +203,16 @@ def _unset(table: Tables | None, edit: Edit, where: str) -> None:
     if table[key] == _scalar(edit, edit.new):
         _set(table, key, _scalar(edit, edit.old))
     elif edit.kind is Kind.OPTION:
-        options = [option for option in str(table[key]).split(",") if option.strip() != METACOPY]
+        ours = set(_options(edit.new)) - set(_options(edit.old))
+        options = [option for option in str(table[key]).split(",") if option.strip() not in ours]
         _set(table, key, ",".join(options) or None)
     else:
         hint = f"`als setup` had set it to {edit.new!r}; before that it was {edit.old or 'not there'}: decide, and set it"
         raise ConfigError(f"{'.'.join(edit.keys)} was changed to {table[key]!r} since", where=where, hint=hint)
+
+
+def _options(text: str | None) -> list[str]:
+    return [option.strip() for option in (text or "").split(",")]
 
 
 def _scalar(edit: Edit, text: str | None) -> str | bool | None:

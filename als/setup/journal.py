@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from als.errors import StoreDamaged
-from als.setup.edits import Edit, Kind, revert
+from als.setup.edits import METACOPY, Edit, Kind, revert
 from als.setup.files import digest
 from als.store.atomic import read_json, write_json
 
@@ -102,7 +102,7 @@ def _carries_metacopy(edit: Edit) -> bool:
 
 def loses_metacopy(record: Record) -> bool:
     """Whether undoing takes metacopy=on away that was not there before."""
-    return any(edit.kind is Kind.OPTION for edit in record.edits)
+    return any(edit.kind is Kind.OPTION and METACOPY not in (edit.old or "").split(",") for edit in record.edits)
 
 
 def read_journal(path: Path) -> dict[Path, Record]:

@@ -13,7 +13,7 @@ from typing import Any
 from als.doctor.storageconf import StorageConf, parse_storage_conf
 from als.errors import ConfigError
 from als.setup.clients import Wanted
-from als.setup.edits import METACOPY, Edit, Kind, parse
+from als.setup.edits import METACOPY, VERITY, Edit, Kind, parse
 
 _OVERLAY = ("storage", "options", "overlay")
 _OPTIONS = ("storage", "options")
@@ -49,7 +49,7 @@ def storage_edits(data: bytes, where: str, wanted: Wanted, driver_in_use: str, b
         if items and key not in options:
             edits.append(Edit(Kind.LIST, (*_OPTIONS, key), None, None))
         edits += [Edit(Kind.ITEM, (*_OPTIONS, key), old, new) for old, new in items]
-    edits += _mountopt_edits(values, base.mount_options, where)
+    edits += _mountopt_edits(values, base.mount_options, where, verity=wanted.verity)
     return edits
 
 
@@ -91,7 +91,7 @@ def _same(entry: str, new: str) -> bool:
     return _path(entry) == _path(new) and entry.endswith(":ref") == new.endswith(":ref")
 
 
-def _mountopt_edits(values: Mapping[str, Any], below: Sequence[str], where: str) -> list[Edit]:
+def _mountopt_edits(values: Mapping[str, Any], below: Sequence[str], where: str, *, verity: bool) -> list[Edit]:
     # parse_storage_conf has checked the types.
     options = values.get("storage", {}).get("options", {})
     overlay = options.get("overlay", {})
@@ -101,6 +101,8 @@ def _mountopt_edits(values: Mapping[str, Any], below: Sequence[str], where: str)
     old = overlay.get("mountopt") if keys[:-1] == _OVERLAY else options["mountopt"]
     given = old or ",".join(below)
     new = _with_metacopy(given, where)
+    if verity:
+        new = _with_verity(new)
     return [] if new == given else [Edit(Kind.OPTION, keys, old, new)]
 
 
@@ -116,3 +118,10 @@ def _with_metacopy(given: str, where: str) -> str:
     if [option for option in options if option.startswith("metacopy=")] == [METACOPY]:
         return given
     return ",".join([*(option for option in options if not option.startswith("metacopy=")), METACOPY])
+
+
+def _with_verity(options: str) -> str:
+    """With one option ``verity=``, namely the one that refuses what is not sealed."""
+    given = options.split(",")
+    ours = [option for option in given if option.strip().startswith("verity=")]
+    return options if ours == [VERITY] else ",".join([*(option for option in given if option not in ours), VERITY])

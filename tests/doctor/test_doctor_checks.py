@@ -10,7 +10,7 @@ import pytest
 
 from als.doctor.checks import Finding, Level, diagnose, worst
 from als.doctor.facts import Answer, Facts, PodmanFacts
-from tests.doctor.machines import FRESH_DEBIAN, GOOD, GOOD_CONF, MODERN, kernel, with_conf, with_store
+from tests.doctor.machines import FRESH_DEBIAN, GOOD, GOOD_CONF, MODERN, STORE, kernel, with_conf, with_store
 
 
 def bad(facts: Facts) -> list[Finding]:
@@ -245,3 +245,28 @@ def test_what_is_not_known_is_not_held_against_it(changes: dict[str, object]) ->
 
 def test_not_root() -> None:
     assert only(replace(GOOD, superuser=False)).subject == "user"
+
+
+@pytest.mark.parametrize(
+    ("sealed", "options", "level", "word"),
+    [
+        (True, ("metacopy=on",), Level.WARN, "lacks verity=require"),
+        (True, ("metacopy=on", "verity=require", "verity=off"), Level.WARN, "lacks verity=require"),
+        (True, ("metacopy=on", "verity=require"), Level.OK, "has verity=require"),
+        (False, ("metacopy=on", "verity=require"), Level.ERROR, "not sealed as well"),
+    ],
+)
+def test_the_mount_option_goes_with_the_setting(sealed: bool, options: tuple[str, ...], level: Level, word: str) -> None:
+    facts = replace(with_conf(mount_options=options), store=replace(STORE, sealed=sealed))
+    [finding] = [finding for finding in diagnose(facts) if "verity" in finding.what]
+    assert (finding.level, word in finding.what) == (level, True)
+
+
+def test_without_sealing_nothing_is_said_of_the_mount_option() -> None:
+    assert not [finding for finding in diagnose(GOOD) if "verity=" in finding.what]
+
+
+def test_required_sealing_needs_the_kernel() -> None:
+    facts = replace(GOOD, kernel=kernel("verity"), store=replace(STORE, sealed=True))
+    [finding] = [finding for finding in diagnose(facts) if finding.subject == "verity"]
+    assert finding.level is Level.ERROR

@@ -191,6 +191,35 @@ def test_undo_takes_only_our_option_out_of_changed_ones() -> None:
     assert revert(text.encode(), [MOUNTOPT], "f") == b'[storage.options.overlay]\nmountopt = "nodev,fsync=0"\n'
 
 
+SEALED = replace(WANTED, verity=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", "nodev,metacopy=on,verity=require"),
+        ('mountopt = "nodev,metacopy=on"', "nodev,metacopy=on,verity=require"),
+        ('mountopt = "verity=on,metacopy=on,volatile"', "metacopy=on,volatile,verity=require"),
+        ('mountopt = "verity=require,metacopy=on"', "verity=require,metacopy=on"),
+    ],
+)
+def test_where_only_sealed_files_are_served_podman_is_to_open_no_others(line: str, expected: str) -> None:
+    text = f'[storage]\ndriver = "overlay"\n[storage.options.overlay]\n{line}\n'.encode()
+    edits = storage_edits(text, "f", SEALED, "overlay")
+    after = perform(text, edits, "f")
+    assert ",".join(parse_storage_conf(after.decode(), "f").mount_options) == expected
+    assert storage_edits(after, "f", SEALED, "overlay") == []
+    undone = parse_storage_conf(revert(after, edits, "f").decode(), "f")
+    assert undone == parse_storage_conf(text.decode(), "f")
+
+
+def test_undo_leaves_metacopy_where_only_verity_came_from_us() -> None:
+    edit = replace(MOUNTOPT, old="nodev,metacopy=on", new="nodev,metacopy=on,verity=require")
+    text = '[storage.options.overlay]\nmountopt = "nodev,metacopy=on,verity=require,fsync=0"\n'
+    expected = b'[storage.options.overlay]\nmountopt = "nodev,metacopy=on,fsync=0"\n'
+    assert revert(text.encode(), [edit], "f") == expected
+
+
 def test_undo_leaves_what_somebody_took_away() -> None:
     for text in (b"", b"[storage]\n", b'[storage.options.overlay]\nmountopt = "nodev"\n'):
         assert revert(text, [MOUNTOPT], "f") == text
