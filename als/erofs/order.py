@@ -55,11 +55,18 @@ class Order:
         self.shared = self._share()
 
     def sole_content(self, inode: Inode) -> bytes | None:
-        """The name of a content that no other inode leads to, if all xattrs of this inode are those which say so."""
+        """The name of a content that no other inode leads to, if all xattrs of this inode are those which say so,
+        with a digest if the image has any."""
         content = inode.content
-        if content is None or inode.xattrs or self._verity or not is_redirected(inode):
+        if content is None or inode.xattrs or not is_redirected(inode) or content.name in self._shared_contents:
             return None
-        return None if content.name in self._shared_contents else content.name
+        if self._verity and self._verity.get(content.name, b"") in self._shared_digests:
+            return None
+        return content.name
+
+    def verity_of(self, content: bytes) -> bytes:
+        """The fs-verity digest of a content; empty if it has none."""
+        return self._verity.get(content, b"")
 
     def xattrs(self, node: Node) -> list[Xattr]:
         """All xattrs that the image gives to an inode, ours among them, sorted by name."""
@@ -148,6 +155,7 @@ class Order:
         common, names, digests = self._counter.common()
         del self._counter
         self._shared_contents = names
+        self._shared_digests = digests | {b""}
         common |= {(self._redirect, self.profile.redirect_to(name)) for name in names}
         common |= {(self._metacopy, metacopy_value(digest)) for digest in digests}
         return SharedXattrs(common)
