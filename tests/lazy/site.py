@@ -22,6 +22,7 @@ from als.model.digest import Digest
 from als.registry.endpoint import Endpoint
 from als.store.layers import Layers
 from als.store.layout import Layout
+from als.verity.policy import UNSEALED, Policy
 from als.worker.client import Workers
 from tests.formats.lazylayers import LazyLayer as Sample
 from tests.formats.tocbuilder import Source, file, folder
@@ -70,7 +71,11 @@ class Site:
     def start(self) -> None:
         self.engine = self._stack.enter_context(Engine(self.workers, self._tuning, stall=self._stall))
         self.lazy = self._stack.enter_context(LazyStore(self.layout, self.engine, self._open))
-        self.sealer = Sealer(self.layout, self.layers, self.lazy, self.workers, fetch_stall=TIMEOUT)
+        self.sealer = self.sealer_with(UNSEALED)
+
+    def sealer_with(self, policy: Policy) -> Sealer:
+        """One that seals with fs-verity where the policy says so."""
+        return Sealer(self.layout, self.layers, self.lazy, self.workers, fetch_stall=TIMEOUT, policy=policy)
 
     def stop(self) -> None:
         self._stack.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,22 @@ def test_a_record_without_other_names_promises_none() -> None:
     del value["tocs"], value["blobs"]
     record = LayerRecord.from_json(value, "here")
     assert (record.tocs, record.blobs) == ((), ())
+
+
+def test_the_digest_of_a_sealed_layer_is_read_back() -> None:
+    sealed = replace(RECORD, verity="0" * 64)
+    assert LayerRecord.from_json(json.loads(json.dumps(sealed.to_json())), "here") == sealed
+
+
+def test_a_record_from_before_layers_were_sealed() -> None:
+    value = RECORD.to_json()
+    del value["version"], value["verity"]
+    assert LayerRecord.from_json(value, "here") == RECORD
+
+
+def test_a_record_of_a_newer_als() -> None:
+    with pytest.raises(StoreDamaged, match="of a newer als"):
+        LayerRecord.from_json({**RECORD.to_json(), "version": 3}, "here")
 
 
 def test_which_blobs_hold_a_layer() -> None:

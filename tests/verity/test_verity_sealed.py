@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 
 from als.config import LAYOUTS, Config
 from als.errors import StoreDamaged
-from als.imagestore.diffn import FLATTEN
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.model.reference import parse_reference
@@ -116,37 +114,23 @@ def test_a_pull_seals_objects_and_images(sealable: Path) -> None:
         assert len(mounts_below(service.diff_n.root)) == mounted
 
 
-def test_off_seals_nothing(sealable: Path) -> None:
-    with opened(sealable, "off") as service:
-        image = pull(service, made(sealable, base()))
-        [diff_id] = image.config.diff_ids
-        assert service.layers.get(diff_id).verity == ""
-        assert measure_path(service.layers.image(diff_id)) is None
-        assert [measure_path(path) for path in (service.layers.forest(diff_id) / FOREST).iterdir()] == [None, None]
-
-
 @pytest.mark.parametrize("setting", ["prefer", "require"])
 def test_what_is_here_unsealed_is_sealed_when_it_is_asked_for(sealable: Path, setting: str) -> None:
-    layers = [base(), *(TarBuilder().file(f"etc/{n}", b"%d" % n * 100).build() for n in range(FLATTEN - 1))]
-    layout = made(sealable, *layers)
+    layout = made(sealable, base())
     with opened(sealable, "off") as service:
         image = pull(service, layout)
-        top = image.chain[-1]
-        assert service.diff_n.is_flat(top)
-        old = service.layers.image(image.config.diff_ids[0]).stat().st_ino
-        with container(service, top, sealable) as merged, pytest.raises(OSError, match="Input/output error"):
+        [diff_id], [chain_id] = image.config.diff_ids, image.chain
+        assert service.layers.get(diff_id).verity == ""
+        files = [service.layers.image(diff_id), *(service.layers.forest(diff_id) / FOREST).iterdir()]
+        assert [measure_path(path) for path in files] == [None, None, None]
+        with container(service, chain_id, sealable) as merged, pytest.raises(OSError, match="Input/output error"):
             (merged / "big").read_bytes()
     with opened(sealable, setting) as service:
         pull(service, layout, asked=True)
-        assert service.layers.image(image.config.diff_ids[0]).stat().st_ino != old
-        for chain_id, diff_id in zip(image.chain, image.config.diff_ids, strict=True):
-            assert_sealed(service, diff_id)
-            assert service.composefs.blob(chain_id).samefile(service.layers.image(diff_id))
-        with container(service, top, sealable) as merged:
+        assert_sealed(service, diff_id)
+        assert service.composefs.blob(chain_id).samefile(service.layers.image(diff_id))
+        with container(service, chain_id, sealable) as merged:
             assert (merged / "big").read_bytes() == BIG
-        assert (
-            told_by_tool(service.diff_n.folder(top) / "flat.erofs") == (service.diff_n.folder(top) / "flat.verity").read_text()
-        )
         mounted = len(mounts_below(service.diff_n.root))
         pull(service, layout, asked=True)
         assert len(mounts_below(service.diff_n.root)) == mounted
@@ -236,7 +220,7 @@ def test_prefer_serves_a_store_that_was_copied(sealable: Path) -> None:
 
 
 def test_two_layers_with_the_same_file_are_sealed_side_by_side(sealable: Path) -> None:
-    tars = [TarBuilder(mtime=n).file("shared", BIG).file(f"own{n}", b"%d" % n * 200).build() for n in range(6)]
+    tars = [TarBuilder(mtime=n).file("shared", BIG).file(f"own{n}", b"%d" % n * 200).build() for n in range(3)]
     with opened(sealable, "require") as service:
         image = pull(service, made(sealable, *tars))
         for diff_id in image.config.diff_ids:
@@ -251,14 +235,3 @@ def test_a_copy_of_a_sealed_object_is_sealed(sealable: Path) -> None:
     copy_object(path, sealable / "copy")
     assert (sealable / "copy").stat().st_ino != path.stat().st_ino
     assert measure_path(sealable / "copy") == measure_path(path)
-
-
-def test_records_of_before_are_read(sealable: Path) -> None:
-    with opened(sealable, "prefer") as service:
-        [diff_id] = pull(service, made(sealable, base())).config.diff_ids
-        record = service.layers.get(diff_id)
-        path = service.layout.layer(diff_id) / "layer.json"
-        value = json.loads(path.read_text())
-        del value["version"], value["verity"]
-        path.write_text(json.dumps(value))
-        assert service.layers.get(diff_id) == dataclasses.replace(record, verity="")
