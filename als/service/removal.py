@@ -36,7 +36,7 @@ from als.fetch.pull import layer_names
 from als.imagestore.records import is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
-from als.mount.unmounting import unmount, unmount_below
+from als.mount.unmounting import unmount_all, unmount_below
 from als.service import listing
 from als.store import lazyfolders
 from als.store.images import ImageRecord
@@ -195,7 +195,7 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
             for store in service.image_stores:
                 store.unpublish(found.chains)
             for diff_id in found.layers:
-                unmount(service.layers.mount_point(diff_id), lazily=True)
+                unmount_all(service.layers.mount_point(diff_id))
                 service.layers.discard(diff_id, trash)
             for key in found.lazy:
                 folder = service.layout.lazy / key

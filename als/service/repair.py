@@ -19,7 +19,7 @@ from als.imagestore.records import PublishedLayer, by_diff_id, is_lazy
 from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST, forest_path
-from als.mount.unmounting import unmount, unmount_below
+from als.mount.unmounting import unmount_all, unmount_below
 from als.service import listing
 from als.service.affected import Affected, affected
 from als.service.core import Service
@@ -141,7 +141,7 @@ class _Repair:
         self._changed.add(diff_id)
         if not folder.exists():
             return
-        unmount(self._service.layers.mount_point(diff_id), lazily=True)
+        unmount_all(self._service.layers.mount_point(diff_id))
         place = self._quarantine(folder, "layer")
         forest = place / "diff1" / FOREST
         for path in forest.iterdir() if forest.is_dir() else ():
