@@ -66,6 +66,8 @@ class Config:
     verity: str = "prefer"
     """One of ``VERITY``: whether what is stored is sealed with fs-verity; "prefer": where kernel and file system can;
     "require": nothing is published that is not, and no layer before all of it is here."""
+    scrub_rate: int = 2_000_000
+    """Bytes per second at which the daemon reads objects to see whether they are as they were; 0: it does not."""
 
     @property
     def layer_store(self) -> Path:
@@ -200,7 +202,7 @@ def _checked(name: str, value: object, where: str) -> object:
             return value
         case (("background" | "record_profiles"), bool()):
             return value
-        case "background_rate", int() if not isinstance(value, bool):
+        case (("background_rate" | "scrub_rate"), int()) if not isinstance(value, bool):
             if value < 0:
                 raise ConfigError(f"{value} is not a number of bytes per second", where=where)
             return value

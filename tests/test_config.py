@@ -26,6 +26,7 @@ def test_every_setting() -> None:
     text = 'root="/a"\nrun="/b"\nworker_user="nobody"\nlookup_deadline=2.5\nmax_workers=3\nlog_level="debug"\nclients=["/c"]\n'
     text += 'layouts=["composefs"]\nmirror_port=1\nmirror_users=["a", 5]\n'
     text += "lazy='always'\nbackground=false\nbackground_rate=7\nrecord_profiles=false\nmetrics_port=9\nverity='require'"
+    text += "\nscrub_rate=8"
     assert parse_config(text) == Config(
         Path("/a"),
         Path("/b"),
@@ -43,6 +44,7 @@ def test_every_setting() -> None:
         ("a", "5"),
         9,
         "require",
+        8,
     )
     assert len(text.splitlines()) == len(dataclasses.fields(Config))
 

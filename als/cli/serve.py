@@ -24,6 +24,7 @@ from als.service import Service
 from als.service.healing import Healing
 from als.service.lazily import Lazies
 from als.service.recovery import recover
+from als.service.scrub import Scrub
 from als.store.atomic import write_atomically
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,12 @@ def _serve(config: Config) -> None:
                 stack.enter_context(metrics.serving(service, registry))
                 _start_mirror(service, stack)
                 healing = stack.enter_context(Healing(service))
+                scrubbing = stack.enter_context(Scrub(service))
 
                 def ready() -> None:
                     announce()
                     healing.begin()
+                    scrubbing.begin()
 
                 # Before anybody can read: what is not known to be served is answered with an error.
                 lazies.resume()

@@ -22,6 +22,7 @@ from als.imagestore.tree import ImageStore
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.mount.table import MountEntry, read_mounts
+from als.native.verity import measure_path
 from als.service import listing
 from als.service.affected import forests
 from als.service.core import Service
@@ -134,7 +135,7 @@ class Checker:
         sound = True
         for name in sorted(needed.keys() | ends.keys()):
             path = forest / name.hex()
-            problem = self._object(path, name, needed.get(name), ends.get(name, 0))
+            problem = self._object(path, name, needed.get(name), ends.get(name, 0), bool(record.verity))
             if problem:
                 sound = False
                 yield Problem("layer", str(diff_id), problem, Remedy.RELINK, name, needed.get(name), path)
@@ -144,7 +145,7 @@ class Checker:
         if self._deep and sound:
             self._check_stream(diff_id, forest)
 
-    def _object(self, path: Path, name: bytes, size: int | None, end: int) -> str:
+    def _object(self, path: Path, name: bytes, size: int | None, end: int, sealed: bool) -> str:
         """What is wrong with one file of a forest; "" if nothing is."""
         try:
             status = path.lstat()
@@ -153,6 +154,8 @@ class Checker:
         if (size is not None and status.st_size != size) or status.st_size < end:
             return f"{name.hex()} has {status.st_size} bytes instead of {end if size is None else size}"
         damage = self._damage(path, name) if self._deep else ""
+        if self._deep and sealed and not damage and measure_path(path) is None:
+            damage = "is not sealed, as its layer is"
         return f"{name.hex()} {damage}" if damage else ""
 
     def _check_stream(self, diff_id: Digest, forest: Path) -> None:

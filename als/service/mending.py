@@ -19,6 +19,7 @@ from als.errors import AlsError, NotFound
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.model.reference import parse_reference
+from als.native.verity import measure_path
 from als.service.affected import Affected, forests
 from als.service.core import Service
 from als.store import lazyfolders
@@ -26,6 +27,7 @@ from als.store.atomic import sync_file_system
 from als.store.images import ImageRecord
 from als.store.objects import link_or_copy, object_damage, replace_in_forest
 from als.store.refused import store_errors
+from als.store.sealing import seal_file
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +125,19 @@ def _sources(service: Service, diff_id: Digest) -> list[tuple[ImageRecord, str]]
 def _spread(service: Service, sha256: bytes, folders: Collection[Path], concerned: Affected) -> None:
     """Let every forest that has, or should have, the object have the sound one."""
     named = service.layout.object(sha256)
+    diff_ids = {diff_id for diff_id, _ in concerned.files}
+    if any(service.layers.get(diff_id).verity for diff_id in diff_ids):
+        seal_file(named)
+    sealed = measure_path(named) is not None
     inode = named.stat().st_ino
-    needing = {service.layers.forest(diff_id) / FOREST for diff_id, _ in concerned.files}
+    needing = {service.layers.forest(diff_id) / FOREST for diff_id in diff_ids}
     for folder in folders:
         path = folder / sha256.hex()
         there = path.exists()
-        if (there and path.stat().st_ino != inode and object_damage(path, sha256)) or (not there and folder in needing):
+        other = there and path.stat().st_ino != inode
+        if (
+            (other and object_damage(path, sha256))
+            or (other and sealed and measure_path(path) is None)
+            or (not there and folder in needing)
+        ):
             replace_in_forest(named, path)

@@ -21,6 +21,7 @@
     ROOT/profiles/<hex>.json        what runs of an image read first, by the digest of its config (als.lazy.profiles)
     ROOT/uses/<sha256>.json         references that clients hold through the ALS protocol
     ROOT/clients.json               graph roots of clients that were seen to use layers (als.service.clients)
+    ROOT/scrub.json                 how far the daemon has looked through the objects (als.service.scrub)
     ROOT/setup.json                 what `als setup` changed in containers' configuration (als.setup.journal)
     ROOT/reserve/                   space that is given up when gc has to write on a full disk (als.store.reserve)
     ROOT/quarantine/<name>          what `als fsck --repair` took out of service
@@ -138,6 +139,10 @@ class Layout:
     @property
     def setup(self) -> Path:
         return self.root / "setup.json"
+
+    @property
+    def scrub(self) -> Path:
+        return self.root / "scrub.json"
 
     @property
     def reserve(self) -> Path:
