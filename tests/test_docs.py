@@ -15,7 +15,7 @@ from als.cli.main import cli
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
-CODE_BLOCK = re.compile(r"^```(?:sh|console|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE_BLOCK = re.compile(r"^```(?:sh|console|bash)\b[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAMED_PATH = re.compile(r"`((?:als|cffi_build|tests|packaging|bench|docs|\.ci)/[\w./-]*)`")
 PACKAGE_REGISTRY = re.compile(
     r"\b(?:pypi\.org|pythonhosted\.org|deb\.debian\.org|crates\.io|registry\.npmjs\.org|repo1\.maven\.org|proxy\.golang\.org)\b"

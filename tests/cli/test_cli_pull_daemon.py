@@ -65,7 +65,7 @@ def gated(layout: Layout, small: Image, tmp_path: Path, als: AlsDaemon) -> Itera
 
 def modules_of(als: AlsDaemon, *arguments: str, cwd: Path | None = None) -> set[str]:
     """What an ``als`` command loads, itself and nobody else."""
-    python, *rest = als._command(*arguments)
+    python, *rest = als.command(*arguments)
     done = subprocess.run(
         [python, "-X", "importtime", *rest], capture_output=True, text=True, check=True, timeout=120, cwd=cwd or Path.cwd()
     )
@@ -112,7 +112,7 @@ def test_it_says_the_same(als: AlsDaemon, layout: Layout, small: Image, tmp_path
 
 def test_bars_on_a_terminal(als: AlsDaemon, layout: Layout, small: Image) -> None:
     ours, theirs = pty.openpty()
-    command = als._command("pull", layout.name("small"))
+    command = als.command("pull", layout.name("small"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
         os.close(theirs)
         shown = b""
@@ -150,7 +150,7 @@ def test_a_daemon_killed_over_it(als: AlsDaemon, gated: GatedRegistry, small: Im
 
 def test_ctrl_c(als: AlsDaemon, gated: GatedRegistry, small: Image) -> None:
     gate = gated.hold(small.layers[1].digest)
-    command = als._command("pull", f"{gated.address}/x:small")
+    command = als.command("pull", f"{gated.address}/x:small")
     environment = {**os.environ, **als.environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         wait_until(lambda: small.layers[1].digest in gated.blobs_asked(), "the layer is asked for")

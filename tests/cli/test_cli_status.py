@@ -285,7 +285,7 @@ def test_a_lazy_image_until_it_is_sealed(als: AlsDaemon, registry: FaultyRegistr
 
 def test_a_daemon_that_ends_while_somebody_waits(als: AlsDaemon, registry: FaultyRegistry, tmp_path: Path) -> None:
     reference = begin(als, registry, tmp_path, background=False)
-    with subprocess.Popen(als._command("wait", "--no-fill", reference), stderr=subprocess.PIPE) as waiting:
+    with subprocess.Popen(als.command("wait", "--no-fill", reference), stderr=subprocess.PIPE) as waiting:
         assert waiting.stderr is not None
         assert b"background fill is off" in waiting.stderr.readline()
         als.stop()

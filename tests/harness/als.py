@@ -80,13 +80,14 @@ class AlsDaemon:
         """The process that serves; 0: none did ever."""
         return self._announced()
 
-    def _command(self, *arguments: str | Path) -> list[str]:
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line of ``als ARGUMENTS`` with this daemon's folders and settings."""
         where = ["--config", str(self._configuration), "--root", str(self.root), "--run", str(self.run)]
         return [sys.executable, "-m", "als", *where, *(str(argument) for argument in arguments)]
 
     def cli(self, *arguments: str | Path, status: int | None = 0, deadline: float = 300) -> Completed:
         """``als --root --run ARGUMENTS``, run to its end."""
-        return run(*self._command(*arguments), env=self.environment, status=status, deadline=deadline)
+        return run(*self.command(*arguments), env=self.environment, status=status, deadline=deadline)
 
     def json(self, *arguments: str | Path) -> Any:
         """``als ... --json`` of a command that prints one document."""
@@ -129,7 +130,7 @@ class AlsDaemon:
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command("serve", *(["--keep"] if self.keep else [])),
+                self.command("serve", *(["--keep"] if self.keep else [])),
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -149,6 +149,11 @@ class Podman:
             "TMPDIR": str(self.base / "tmp"),
         }
 
+    @property
+    def binary(self) -> str:
+        """The path of the program."""
+        return self._binary
+
     def inside(self, *words: str | Path) -> list[str]:
         """The command line that runs `words` where this podman's mounts are seen."""
         command = [str(word) for word in words]
