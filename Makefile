@@ -9,7 +9,8 @@ help:
 	@echo "make compat  every client, kind of image and operation; writes the tables of docs/compatibility.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
-	@echo "make soak    gc in a loop beside pulls and runs of overlapping images; SECONDS=300, ARGS='--seed N'"
+	@echo "make soak    gc in a loop beside pulls and runs of overlapping images (SECONDS=300, ARGS='--seed N'), POINTS=300 power cuts,"
+	@echo "             and a pull each of whose system calls fails once"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
 	@echo "make man     the manual pages, into build/man"
@@ -40,8 +41,11 @@ bench: setup
 	@$(PYTHON) -m bench.files
 	@$(PYTHON) -m bench.lazyfiles
 
+POINTS := 300
 soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)
+	@$(PYTHON) -m tests.life.powercuts $(POINTS) $(ARGS)
+	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q tests/life/test_life_faults.py
 
 CASES := 100000
 fuzz: setup

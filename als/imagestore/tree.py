@@ -185,9 +185,13 @@ class ImageStore(ABC):
                 homes = {layer.chain_id: home.chain_id for layer, home in wanted if layer in new}
                 self._write([*old.values(), *(layer.to_json() for layer in new)], homes)
             except (OSError, AlsError):
-                # A full disk, as a rule: give back what was taken.
+                # A full disk, as a rule: give back what was taken, but for what has appeared: clients may know of that.
+                appeared = self.published().keys() - known.keys()
                 for layer in reversed(new):
-                    self._remove(layer.chain_id)
+                    if layer.chain_id not in appeared:
+                        self._remove(layer.chain_id)
+                if appeared:
+                    announce()
                 raise
             announce()
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from als.config import Config
-from als.errors import BadReference, NotFound, StoreFull
+from als.errors import BadReference, NotFound, StoreError, StoreFull
 from als.fetch.choosing import overlook
 from als.fetch.progress import Progress, Silent
 from als.fetch.pull import Puller, Resolved, layer_names, names_of
@@ -230,6 +230,7 @@ class Service:
         if resolved.listed != digest:
             self.images.keep_index(digest, resolved.listed, resolved.listed_data)
         reference = str(resolved.reference)
+        before = self.images.ref(reference)
         self.images.name(reference, digest, resolved.listed, asked=asked)
         ref = self.images.ref(reference)
         if self.lazies is not None:
@@ -238,7 +239,13 @@ class Service:
             count = len(resolved.image.manifest.layers)
             log.info("pulled %s %s, %d layers", reference, digest, count, extra=about("pulled", image=reference))
         if ref is not None and ref.asked:
-            listing.update(self)
+            try:
+                listing.update(self)
+            except StoreError:
+                if before is None:
+                    # What is not listed was not pulled, and holds nothing.
+                    self.images.forget(reference)
+                raise
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.

@@ -205,6 +205,8 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
                 trash.put(path)
             _sweep_locks(service.layout.locks)
             service.links.stale(remove=True)
+            # A pull may have failed for want of space just when it had to be listed.
+            listing.update(service)
         with sharing(service.layout.lock):
             trash.empty()
     return found

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from als.errors import StoreError
 from als.native.refusal import Refusal, refusal
 from als.store.layout import Layout
 from als.store.refused import store_errors
@@ -22,7 +23,10 @@ _INODES = 6
 
 
 def keep_reserve(layout: Layout) -> bool:
-    """Make the reserve as far as it is missing; False: the disk has no room for it."""
+    """Make the reserve as far as it is missing; False: the disk has no room for it.
+
+    :raises StoreError: the disk refuses it for another reason.
+    """
     try:
         layout.reserve.mkdir(mode=0o700, exist_ok=True)
         for number in range(_INODES):
@@ -30,7 +34,7 @@ def keep_reserve(layout: Layout) -> bool:
     except OSError as error:
         if refusal(error) is Refusal.NO_SPACE:
             return False
-        raise
+        raise StoreError(f"the store cannot be written: {error.strerror}", where=str(layout.reserve)) from error
     return True
 
 
