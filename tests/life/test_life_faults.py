@@ -42,8 +42,8 @@ TAKES_SPACE = (
     "ftruncate",
     "fallocate",
 )
-"""What allocates on the store's disk, or is told there that the disk was full. Not write(2), by which workers' pipes are written
-as well: tests/life/test_life_full_disk.py has disks that really are full."""
+"""What allocates on the store's disk, or is told there that the disk was full. Not write(2), by which workers' pipes are
+written as well: tests/life/test_life_full_disk.py has disks that really are full."""
 
 
 @pytest.fixture

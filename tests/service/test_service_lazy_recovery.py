@@ -59,6 +59,7 @@ def next_daemon(store: LazyStore) -> Iterator[Lazies]:
     with Lazies(store.service) as lazies:
         store.service.lazies = lazies
         recover(store.service)
+        lazies.resume()
         lazies.begin(lambda: None)
         yield lazies
 
