@@ -22,17 +22,20 @@ class Stack:
         insecure: Sequence[str] = (),
         mirror: bool = True,
         settings: Mapping[str, object] | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         """
         :param insecure: further registries that are reached by plain HTTP.
         :param mirror: whether a podman that has use for it knows the registry mirror. podman 4 has not.
         :param settings: of the daemon, as :class:`AlsDaemon` takes them.
+        :param keep: the daemon is restarted when it dies.
         """
         self.registry = registry
         binaries = binaries or Binaries()
         modern = binaries.version >= (5,)
         port = free_port() if modern and mirror else 0
-        self.als = AlsDaemon(base, mirror_port=port, settings=settings)
+        self.als = AlsDaemon(base, mirror_port=port, settings=settings, keep=keep)
         image_store = self.als.composefs_store if modern else self.als.image_store
         hosts = (registry.address, *insecure)
         self.podman = Podman(

@@ -1,0 +1,92 @@
+"""Whatever becomes of the daemon, every podman command works: the path in storage.conf never stands in its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.harness.images import ImageFactory
+from tests.harness.ocilayout import TarBuilder
+from tests.harness.registry import RegistryServer
+from tests.harness.stack import Stack
+from tests.harness.system import mounts, wait_until
+from tests.restart.killing import daemon_of
+
+DEADLINE = 3.0
+"""Of lookups, and so of the keeper's patience with a daemon that hangs: its least is 5 seconds."""
+
+
+class Used:
+    """A podman with an image of the store, and further ones to pull."""
+
+    def __init__(self, stack: Stack, images: ImageFactory) -> None:
+        self.stack = stack
+        self._images = images
+        self._count = 0
+        self.first = self._push()
+        stack.pull(self.first)
+
+    def _push(self) -> str:
+        self._count += 1
+        tag = f"kept{self._count}"
+        data = TarBuilder().directory("srv").file("srv/text", tag.encode()).build()
+        self._images.runnable(tag, [data])
+        return self.stack.registry.push(self._images.layout.name(tag), f"{tag}:latest")
+
+    def use(self) -> None:
+        """What people do all day, a pull of something new included."""
+        podman, new = self.stack.podman, self._push()
+        assert self.first in podman.text("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+        podman("ps", "-a")
+        assert podman.run(self.first, "cat", "/srv/text") == "kept1"
+        podman.pull(new)
+        assert podman.run(new, "cat", "/srv/text") == f"kept{self._count}"
+
+
+@pytest.fixture
+def used(as_root: None, module_dir: Path) -> Iterator[Used]:
+    base = Path(tempfile.mkdtemp(prefix="u", dir=module_dir))
+    with (
+        RegistryServer(base / "registry") as registry,
+        Stack(base, registry, settings={"lookup_deadline": DEADLINE}, keep=True) as stack,
+    ):
+        yield Used(stack, ImageFactory(base / "oci"))
+        print(stack.als.log_text()[-6000:])
+
+
+def test_killed_restarted_hanging_and_gone(used: Used) -> None:
+    als = used.stack.als
+    used.use()
+    before = als.serving_pid
+    os.kill(before, signal.SIGKILL)
+    used.use()
+    als.replaced(before)
+    before = als.serving_pid
+    with ThreadPoolExecutor(1) as pool:
+        commands = pool.submit(used.use)
+        os.kill(als.pid, signal.SIGHUP)
+        commands.result(120)
+    als.replaced(before)
+    os.kill(als.serving_pid, signal.SIGSTOP)
+    used.use()
+    assert als.stop() == 0
+    used.use()
+    als.start()
+    used.use()
+
+
+def test_dying_again_and_again(used: Used) -> None:
+    als = used.stack.als
+    # From now on it ends as soon as it begins.
+    als.configure(root=7)
+    os.kill(daemon_of(als.pid), signal.SIGKILL)
+    used.use()
+    wait_until(lambda: not any(mount.point == als.store for mount in mounts()), "what is mounted is taken away")
+    used.use()
+    assert "podman pulls without als" in als.log_text()
