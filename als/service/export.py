@@ -20,6 +20,7 @@ from als.errors import StoreError
 from als.model.forest import forest_path
 from als.model.merged import flatten, lowest
 from als.model.tree import Content, Directory, Inode, Node, Tree
+from als.mount.unmounting import cloned_mount
 from als.native.refusal import Refusal, refusal
 from als.service.contents import layer_tree
 from als.service.core import Service
@@ -106,7 +107,7 @@ def export_composefs(
     tree, verity, places = merged_tree(service, image)
     if objects is not None:
         with _written(objects):
-            _place(places.items(), objects)
+            _place(places.items(), service.layout.root, objects.absolute())
     staging = target.with_name(f".{target.name}.new")
     with _written(target):
         try:
@@ -132,13 +133,29 @@ def _sealed(path: Path) -> tuple[bytes, bool]:
         return digest_of_fd(file.fileno()), False
 
 
-def _place(objects: Iterable[tuple[bytes, Path]], folder: Path) -> None:
-    for digest, path in objects:
-        text = digest.hex()
-        target = folder / text[:2] / text[2:]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            link_or_copy(path, target)
+def _place(objects: Iterable[tuple[bytes, Path]], root: Path, folder: Path) -> None:
+    """
+    :param root: the store's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    common = Path(os.path.commonpath([root, folder]))
+    # als may have mounted ROOT on itself, and a hardlink must not lead from one mount to another. So both folders are reached
+    # through one copy of the mount that they lie on.
+    with cloned_mount(common) as view:
+        store, place = view / root.relative_to(common), view / folder.relative_to(common)
+        if not (_is_same(store, root) and _is_same(place, folder)):
+            hint = f"objects are hardlinked: choose a folder on the file system of {root}, without a mount in between"
+            raise StoreError("on another file system than the store", where=str(folder), hint=hint)
+        for digest, path in objects:
+            text = digest.hex()
+            target = place / text[:2] / text[2:]
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                link_or_copy(store / path.relative_to(root), target)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
 
 
 @contextmanager
@@ -147,7 +164,4 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = ""
-        if refusal(error) is Refusal.OTHER_DEVICE:
-            hint = f"objects are hardlinked: choose a folder on the file system of {error.filename}"
-        raise StoreError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
+        raise StoreError(f"cannot be written: {error.strerror}", where=str(path)) from error
