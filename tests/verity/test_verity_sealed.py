@@ -16,11 +16,9 @@ from als.errors import StoreDamaged
 from als.model.digest import Digest
 from als.model.forest import FOREST
 from als.model.reference import parse_reference
-from als.mount.erofs import mount_erofs
 from als.mount.table import find_mount, mounts_below
 from als.native.verity import measure_path, seal_files
 from als.service import Service
-from als.service.export import export_composefs
 from als.service.recovery import recover
 from als.service.trust import State, verify_image
 from als.store.images import ImageRecord
@@ -91,22 +89,6 @@ def container(service: Service, chain_id: str, folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", target], check=True, timeout=60)
 
 
-def check_export(service: Service, image: ImageRecord, folder: Path) -> None:
-    """Mounted as mount.composefs does it, with digest= and verity."""
-    done = export_composefs(service, image, folder / "a.cfs", objects=folder / "objects")
-    assert done.sealed
-    assert told_by_tool(folder / "a.cfs") == done.digest
-    names, merged = folder / "names", folder / "composefs"
-    names.mkdir()
-    merged.mkdir()
-    mount_erofs(folder / "a.cfs", names)
-    options = f"ro,metacopy=on,redirect_dir=on,verity=require,lowerdir={names}::{folder}/objects"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", merged], check=True, timeout=60)
-    assert (merged / "big").read_bytes() == BIG
-    assert (merged / "etc/more").read_bytes() == b"more" * 100
-    assert (merged / "etc/small").read_bytes() == b"tiny"
-
-
 def test_a_pull_seals_objects_and_images(sealable: Path) -> None:
     layout = made(sealable, base(), TarBuilder().file("etc/more", b"more" * 100).build())
     with opened(sealable, "require") as service:
@@ -126,7 +108,6 @@ def test_a_pull_seals_objects_and_images(sealable: Path) -> None:
             assert (merged / "big").read_bytes() == BIG
             assert (merged / "etc/medium").read_bytes() == MEDIUM
             assert (merged / "etc/small").read_bytes() == b"tiny"
-        check_export(service, image, sealable)
         # After a reboot nothing is mounted.
         unmount_below(service.layout.root)
         service.diff_n.remount()
