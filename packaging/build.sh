@@ -1,7 +1,7 @@
 #!/bin/bash
 # build.sh [DIR]: the source archive, the source RPM and the RPM in DIR (default dist/). What is built is the last commit, with
 # WORKTREE=1 the files as they are, as where there is no git. Works without a network. RPMBUILD_OPTIONS goes to rpmbuild,
-# RELEASE is the package's release (default 1).
+# RELEASE is the package's release (default 1), PYTHON an interpreter that has what als needs (default .venv/bin/python).
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -22,6 +22,14 @@ else
   tar -c -z -f "$archive" --anchored --exclude=./.git --exclude=./.cache --exclude=./.venv --exclude=./dist --exclude=./build \
     --no-anchored --exclude='*.so' --exclude=__pycache__ --exclude='.*_cache' --exclude='*.egg-info' \
     --transform "s,^\.,als-$version,S" .
+fi
+
+# With the manual pages, which need what als needs: the spec makes them itself where this machine's Python lacks it.
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+if PYTHONPATH=$PWD "$python" packaging/dev/man.py "$top/als-$version/man" 2>"$top/log"; then
+  gunzip "$archive"
+  tar -r -f "${archive%.gz}" -C "$top" "als-$version/man"
+  gzip -n "${archive%.gz}"
 fi
 
 options=(--define "_topdir $top" --define "als_version $version" --define "als_release ${RELEASE:-1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def build(folder: Path, *, release: int = 1) -> Built:
 
     :param release: of the package; a higher one is an upgrade.
     """
-    environment = {"WORKTREE": "1", "RELEASE": str(release)}
+    environment = {"WORKTREE": "1", "RELEASE": str(release), "PYTHON": sys.executable}
     run("bash", ROOT / "packaging" / "build.sh", folder, env=environment, deadline=_DEADLINE)
     (source,) = folder.glob("*.src.rpm")
     (binary,) = set(folder.glob("*.rpm")) - {source}

@@ -50,6 +50,11 @@ def test_it_has_all_parts_and_nothing_outside_of_its_folders(built: Built) -> No
     assert not {path for path in files if re.search(r"/(tests|bench|cffi_build|direct_url\.json)", path)}
 
 
+def test_each_verb_has_a_manual_page(built: Built) -> None:
+    pages = {re.sub(r"\.(gz|xz|zst)$", "", Path(path).name) for path in built.files() if path.startswith("/usr/share/man/")}
+    assert pages >= {"als.1", "als.toml.5", *(f"als-{verb}.1" for verb in cli.list_commands(click.Context(cli)))}
+
+
 def test_settings_survive_an_upgrade_and_are_the_only_configuration(built: Built) -> None:
     assert built.files("--configfiles") == {"/etc/als/als.toml"}
     flags = dict(line.split(" ", 1) for line in built.query("--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\n]").splitlines())
@@ -113,7 +118,7 @@ def test_folders_that_storage_conf_names_are_there_before_als_runs(unpacked: Pat
 
 
 def test_rpm_installs_upgrades_and_removes_it(built: Built, tmp_path: Path, as_root: None) -> None:
-    """In a root of its own, scriptlets aside, which need a system: tests/packaging/test_packaging_vm.py has one."""
+    """In a root of its own, scriptlets aside, which need a system."""
     root = tmp_path / "root"
     rpm = ["rpm", "--root", str(root), "--nodeps", "--noscripts", "--force-debian"]
     if "--force-debian" not in run("rpm", "--help").stdout.decode():
