@@ -182,6 +182,8 @@ class Layout:
                 self.mount_point.mkdir(mode=0o755)
         except OSError as error:
             hint = "als needs root; name another folder with --root" if isinstance(error, PermissionError) else ""
+            if refusal(error) is Refusal.NO_SPACE:
+                hint = "make room, or name another folder with --root"
             raise StoreError(f"the store cannot be set up: {error.strerror}", where=str(self.root), hint=hint) from error
 
     def _check_version(self) -> None:
