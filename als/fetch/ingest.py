@@ -41,7 +41,7 @@ from als.store.owners import owners_of
 from als.store.recipe import RecipeWriter
 from als.store.refused import store_errors
 from als.verity.policy import UNSEALED, Policy
-from als.worker.client import Workers
+from als.worker.client import Worker, Workers
 from als.worker.frames import FrameReader
 
 _PIPE_SIZE = 1 << 20
@@ -78,13 +78,7 @@ def ingest(
     # A worker can be made to lie about what it read, and holes cost a blob nothing: what a layer may expand to is bounded here.
     most = limits.expansion_floor + limits.expansion * descriptor.size
     limits = dataclasses.replace(limits, layer_bytes=min(limits.layer_bytes, most))
-    blob_end, pump_end = pipe()
-    frames_end, worker_end = pipe()
-    try:
-        worker = workers.parse(format_name, blob_end, worker_end, limits)
-    finally:
-        os.close(blob_end)
-        os.close(worker_end)
+    worker, pump_end, frames_end = _parser(workers, format_name, limits)
     pump = Pump(source, descriptor, pump_end, advance)
     with (
         worker,
@@ -114,6 +108,17 @@ def ingest(
         size = sum(staging.forest.sizes.values())
         blobs, verity = (descriptor.digest,), sealing.image()
         return LayerRecord(diff_id, assembler.stream_size, format_name, names, size, time.time(), blobs=blobs, verity=verity)
+
+
+def _parser(workers: Workers, format_name: str, limits: Limits) -> tuple[Worker, int, int]:
+    """A parser, where it takes the blob from, and where its frames come out."""
+    blob_end, pump_end = pipe()
+    frames_end, worker_end = pipe()
+    try:
+        return workers.parse(format_name, blob_end, worker_end, limits), pump_end, frames_end
+    finally:
+        os.close(blob_end)
+        os.close(worker_end)
 
 
 def _describe(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from als.errors import KernelError, StoreDamaged
 from als.native.files import can_have_verity
+from als.native.refusal import Refusal, refusal
 from als.native.verity import measure
 from als.verity.library import SUPPORT_HINT, cannot_seal
 
@@ -56,7 +57,9 @@ class Policy:
             with tempfile.TemporaryFile(dir=self.root) as file:
                 possible = can_have_verity(file.fileno())
         except OSError as error:
-            self.failed(error, str(self.root))
+            # What is to be sealed has no room either, and whoever makes it says so.
+            if self.required or refusal(error) is not Refusal.NO_SPACE:
+                self.failed(error, str(self.root))
             return False
         if not possible and self.required:
             what = 'fs-verity is required (verity = "require"), and not to be had here'

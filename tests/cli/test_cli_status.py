@@ -58,6 +58,11 @@ def als(as_root: None, tmp_path: Path) -> Iterator[AlsDaemon]:
 @pytest.fixture
 def lazy(als: AlsDaemon) -> Path:
     """The folder of a lazy layer, as a daemon leaves it that has ended; the layer's image is recorded."""
+    return leave_lazy(als)
+
+
+def leave_lazy(als: AlsDaemon) -> Path:
+    """As much of a lazy layer as is looked at by who does not serve it; a start would take it for damaged."""
     layout = StoreLayout(als.root)
     layout.create()
     keep(Images(layout), LAZY, image_of(SAMPLE))
@@ -157,8 +162,9 @@ def test_errors(als: AlsDaemon, running: bool, arguments: list[str], status: int
     assert (done.stdout, b"Traceback" in done.stderr) == (b"", False)
 
 
-def test_a_daemon_of_other_settings_is_not_believed(als: AlsDaemon, lazy: Path) -> None:
+def test_a_daemon_of_other_settings_is_not_believed(als: AlsDaemon) -> None:
     als.start()
+    leave_lazy(als)
     als._configuration.write_text("mirror_port = 0\nmax_workers = 3\n")
     done = als.cli("wait", LAZY, status=1)
     assert b"the daemon that runs has other settings: max_workers, and the image is lazy" in done.stderr
