@@ -23,7 +23,8 @@ from tests.lazily.site import Shop, Site
 from tests.lazy.site import noise
 from tests.restart.killing import Readers, kill_under_load
 
-KILLS = 10
+KILLS = int(os.environ.get("ALS_KILLS", "10"))
+"""More of them with `make soak`."""
 DEADLINE = 60.0
 
 
