@@ -69,7 +69,9 @@ def _toml(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
-        case int() | float():
+        case int():
+            return str(value)
+        case float():
             return f"{value:g}"
         case tuple():
             return "[" + ", ".join(map(_toml, value)) + "]"
