@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import pwd
 import tomllib
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ class Config:
     lookup_deadline: float = 30.0
     """Seconds without progress after which a client's lookup is answered with "not here"."""
     max_workers: int = 0
-    """Worker processes at once; 0: as many as there are CPUs."""
+    """Layers made at once; 0: see :meth:`layers_at_once`."""
     log_level: str = "info"
     """One of ``LOG_LEVELS``."""
     clients: tuple[Path, ...] = ()
@@ -93,6 +94,11 @@ class Config:
             return frozenset(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid for user in self.mirror_users)
         except (KeyError, OverflowError) as error:
             raise ConfigError("no such user", where=f"mirror_users {', '.join(self.mirror_users)}") from error
+
+    def layers_at_once(self) -> int:
+        """How many layers are made side by side; unless the administrator says it, one for each CPU and one more, since some
+        always wait for the disk or the registry."""
+        return self.max_workers or (os.cpu_count() or 2) + 1
 
     def worker_ids(self) -> tuple[int, int]:
         """The user and group id of the workers.

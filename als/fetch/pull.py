@@ -184,8 +184,9 @@ class Puller:
         expected = Counter(diff_id for diff_id, _ in todo)
         failures: list[AlsError] = []
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as pool:
-            work = [(resolved, layer, diff_id, progress, given_up) for (diff_id, _), layer in todo.items()]
-            pending = {pool.submit(self._made, *each) for each in work}
+            # The largest first: begun last, it would be made alone, with a processor for each of the others idle.
+            order = sorted(todo.items(), key=lambda each: each[1].size, reverse=True)
+            pending = {pool.submit(self._made, resolved, layer, key[0], progress, given_up) for key, layer in order}
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 made = [future.result() for future in done if not future.cancelled()]

@@ -119,7 +119,7 @@ class Service:
             host_platform(),
             environment,
             stall=config.lookup_deadline,
-            parallel=config.max_workers or os.cpu_count() or 2,
+            parallel=config.layers_at_once(),
             limits=self.limits,
             leave_out=addresses(config.mirror_port),
             tar_splits=[store.tar_split_form for store in self.publishing],
