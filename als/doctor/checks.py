@@ -57,7 +57,9 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from _kernel(facts.kernel, facts.podman.version, sealed=facts.store.sealed)
     yield from _store(facts.store, facts.podman)
     yield from _podman(facts.podman)
-    yield from _storage_conf(facts.podman, facts.store)
+    yield from _rootless(facts.podman.rootless, superuser=facts.superuser)
+    if facts.superuser:
+        yield from _storage_conf(facts.podman, facts.store)
     yield from _mirror(facts.mirror, facts.podman.version)
     yield from _crio(facts.crio, facts.store)
 
@@ -90,6 +92,9 @@ def _store(store: StoreFacts, podman: PodmanFacts) -> Iterator[Finding]:
         yield _image_store(store.image_store4, store.image_store4_answer)
     if not old or str(store.image_store) in named:
         yield _image_store(store.image_store, store.image_store_answer)
+    for path in store.opened:
+        what = "is open to users, in whose overlays its files read as zeros (docs/security.md)"
+        yield Finding(Level.ERROR, str(path), what, f"`chmod go= {path}`; als does it when it starts")
     yield _mounts(store)
     yield _space(store)
     if store.beside_graph_root is False:
@@ -165,6 +170,17 @@ def _podman(podman: PodmanFacts) -> Iterator[Finding]:
         yield Finding(Level.ERROR, "podman", podman.problem, remedy)
 
 
+def _rootless(files: Sequence[Path], *, superuser: bool) -> Iterator[Finding]:
+    """What podman of users is told of our stores."""
+    for path in files:
+        what = (
+            "names stores of als, so every command of its owner's podman fails: they are closed to users, in whose overlays "
+            "their files would read as zeros (docs/security.md)"
+        )
+        remedy = "take them out of it; als serves the podman of root"
+        yield Finding(Level.WARN if superuser else Level.ERROR, str(path), what, remedy)
+
+
 def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
     if podman.storage_problem:
         yield Finding(Level.ERROR, "storage.conf", podman.storage_problem, "correct the file; containers-storage.conf(5)")
@@ -179,9 +195,6 @@ def _storage_conf(podman: PodmanFacts, store: StoreFacts) -> Iterator[Finding]:
     for what in podman.hiding:
         remedy = "set it for everybody who runs podman, or for nobody"
         yield Finding(Level.WARN, "storage.conf", f"{what} goes before the machine's own file here", remedy)
-    for path in podman.rootless:
-        what = "names stores of als, which rootless podman cannot use"
-        yield Finding(Level.WARN, str(path), what, "take them out of it; als serves the podman of root")
     yield _names_layer_store(conf, store)
     yield from _names_image_store(conf, store, podman.version)
     yield _metacopy(conf)

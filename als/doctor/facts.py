@@ -52,7 +52,7 @@ class PodmanFacts:
     hiding: tuple[str, ...] = ()
     """What makes podman read something else than the machine's own storage.conf: a variable, a file of root's."""
     rootless: tuple[Path, ...] = ()
-    """Files of ordinary users that name our stores, which rootless podman cannot use."""
+    """Files of ordinary users that name our stores, which are closed to rootless podman (:mod:`als.store.closed`)."""
     idmapped: bool = True
     """Whether podman 4 takes the kernel's idmapped mounts for user namespaces, and not copies of the metadata."""
 
@@ -111,6 +111,8 @@ class StoreFacts:
     """Whether podman's graph root is on the same file system; None: not known."""
     sealed: bool = False
     """Whether only what is sealed with fs-verity is served (the setting ``verity``)."""
+    opened: tuple[Path, ...] = ()
+    """Folders that are not closed to users, as als makes them."""
 
 
 @dataclass(frozen=True, slots=True)

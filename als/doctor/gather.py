@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -24,11 +25,14 @@ from als.mount.table import MountEntry, find_mount, mounts_below, read_mounts
 from als.native.refusal import Refusal, refusal
 from als.registry.conf import load_conf
 from als.registry.environment import Environment
+from als.store.closed import is_open
 
 _ANSWER_SECONDS = 5.0
 _PODMAN_SECONDS = 30.0
 _NO_IDMAPPED = "overlay/idmapped-lower-dir-false"
 """Below its run root, c/storage's note to itself (``drivers/overlay/overlay.go``) that the kernel has no idmapped mounts."""
+_USERS_CONF = Path(".config/containers/storage.conf")
+"""In the home of a user."""
 _DEFAULT_GRAPH_ROOT = Path("/var/lib/containers/storage")
 
 
@@ -85,7 +89,7 @@ def podman_facts(environment: Mapping[str, str], config: Config | None = None) -
         storage,
         storage_problem,
         hiding=tuple(_hiding(environment)),
-        rootless=() if config is None else tuple(_rootless_files(config)),
+        rootless=() if config is None else tuple(_rootless_files(config, environment)),
         idmapped=storage is None or not (Path(storage.run_root or "/run/containers/storage") / _NO_IDMAPPED).exists(),
     )
 
@@ -100,12 +104,17 @@ def _hiding(environment: Mapping[str, str]) -> Iterator[str]:
     yield from (f"{name}={environment[name]}" for name in ("STORAGE_OPTS", "STORAGE_DRIVER") if environment.get(name))
 
 
-def _rootless_files(config: Config) -> Iterator[Path]:
+def _rootless_files(config: Config, environment: Mapping[str, str]) -> Iterator[Path]:
     ours = {str(path) for path in (config.layer_store, config.image_store4, config.image_store)}
-    for user in pwd.getpwall():
-        path = Path(user.pw_dir) / ".config" / "containers" / "storage.conf"
+    files = [Path(user.pw_dir) / _USERS_CONF for user in pwd.getpwall() if user.pw_uid != 0]
+    if os.geteuid() != 0:
+        # Of whoever asks it is known what he has set.
+        named, home = environment.get("CONTAINERS_STORAGE_CONF"), environment.get("XDG_CONFIG_HOME")
+        own = Path(named) if named else Path(home) / _USERS_CONF.relative_to(".config") if home else None
+        files += [own] if own else []
+    for path in dict.fromkeys(files):
         try:
-            if user.pw_uid == 0 or not path.is_file():
+            if not path.is_file():
                 continue
             conf = read_storage_conf({"CONTAINERS_STORAGE_CONF": str(path)}, folders=())
         except (OSError, ConfigError):
@@ -214,7 +223,17 @@ def store_facts(config: Config, storage: StorageConf | None, mounts: tuple[Mount
         total_inodes=space.f_files,
         beside_graph_root=beside,
         sealed=config.verity == "require",
+        opened=tuple(_opened(config)),
     )
+
+
+def _opened(config: Config) -> Iterator[Path]:
+    held = (config.root / name for name in ("objects", "layers", "lazy"))
+    for folder in (config.image_store4, config.image_store, *held):
+        # What cannot be looked at is said by others.
+        with contextlib.suppress(OSError):
+            if is_open(folder):
+                yield folder
 
 
 def answer_of(path: Path, seconds: float = _ANSWER_SECONDS) -> Answer:

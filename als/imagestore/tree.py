@@ -36,6 +36,7 @@ from als.imagestore.records import PublishedLayer, format_entries, parse_entries
 from als.imagestore.tarsplit import make_tar_split
 from als.mount.table import MountEntry, read_mounts
 from als.store.atomic import sync_file_system
+from als.store.closed import make_closed
 from als.store.layers import Layers
 from als.store.layout import TarSplitForm
 from als.store.objects import link_or_copy
@@ -86,7 +87,8 @@ class ImageStore(ABC):
         self._lock = StorageLock(self.records / "layers.lock")
 
     def create(self) -> None:
-        """Make the empty tree if it is missing."""
+        """Make the empty tree if it is missing, and close it to users."""
+        make_closed(self.root)
         for folder in (self.overlay / "l", self.records):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock.create()

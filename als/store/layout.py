@@ -51,6 +51,7 @@ from als.model.digest import Digest
 from als.native.files import spread_directories
 from als.native.refusal import Refusal, refusal
 from als.store.atomic import write_atomically
+from als.store.closed import make_closed
 
 VERSION = "1"
 
@@ -172,7 +173,7 @@ class Layout:
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
             kept = (self.objects, self.layers, self.lazy, self.images, self.refs, self.profiles, self.uses)
             for folder in (*kept, self.tmp, self.locks):
-                folder.mkdir(mode=0o700, exist_ok=True)
+                make_closed(folder)
             for first in range(256):
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
             _spread(self.tmp)

@@ -122,7 +122,7 @@ class AlsDaemon:
         path = self.run / "als.pid"
         return int(path.read_text("ascii")) if path.exists() else 0
 
-    def start(self, deadline: float = 60) -> None:
+    def start(self, deadline: float = 180) -> None:
         """Start the daemon and wait until it answers.
 
         :raises RuntimeError: it ended instead; the end of its log is in the message.

@@ -74,6 +74,8 @@ class Storage:
     """Registries (host:port) that are reached by plain HTTP."""
     mirror_port: int = 0
     """Where als mirrors those registries; 0: nowhere."""
+    sealed: bool = False
+    """Nothing is read that is not held to its digest by fs-verity."""
 
 
 def insecure_registries(hosts: Sequence[str], mirror_port: int = 0) -> str:
@@ -111,6 +113,7 @@ class Podman:
     def _write_configuration(self) -> None:
         (self.base / "tmp").mkdir(exist_ok=True)
         mountopt = "nodev,metacopy=on" if self.storage.metacopy else "nodev"
+        mountopt += ",verity=require" if self.storage.sealed else ""
         (self.base / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{self.graph_root}"\nrunroot = "{self.run_root}"\n'
             f"[storage.options]\nadditionalimagestores = {_quoted(self.storage.image_stores)}\n"

@@ -28,7 +28,8 @@ class Stack:
         """
         :param insecure: further registries that are reached by plain HTTP.
         :param mirror: whether a podman that has use for it knows the registry mirror. podman 4 has not.
-        :param settings: of the daemon, as :class:`AlsDaemon` takes them.
+        :param settings: of the daemon, as :class:`AlsDaemon` takes them. With ``verity = "require"`` podman reads nothing
+            that is not sealed.
         :param keep: the daemon is restarted when it dies.
         """
         self.registry = registry
@@ -38,9 +39,9 @@ class Stack:
         self.als = AlsDaemon(base, mirror_port=port, settings=settings, keep=keep)
         image_store = self.als.composefs_store if modern else self.als.image_store
         hosts = (registry.address, *insecure)
-        self.podman = Podman(
-            base / "p", Storage((self.als.layer_store,), (image_store,), insecure=hosts, mirror_port=port), binaries
-        )
+        sealed = (settings or {}).get("verity") == "require"
+        storage = Storage((self.als.layer_store,), (image_store,), insecure=hosts, mirror_port=port, sealed=sealed)
+        self.podman = Podman(base / "p", storage, binaries)
         self.als.environment.update(self.podman.environment)
 
     def __enter__(self) -> Stack:
