@@ -57,9 +57,9 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from _kernel(facts.kernel, facts.podman.version, sealed=facts.store.sealed)
     yield from _store(facts.store, facts.podman)
     yield from _podman(facts.podman)
-    yield from _rootless(facts.podman.rootless, superuser=facts.superuser)
     if facts.superuser:
         yield from _storage_conf(facts.podman, facts.store)
+    yield from _rootless(facts.podman.rootless, superuser=facts.superuser)
     yield from _mirror(facts.mirror, facts.podman.version)
     yield from _crio(facts.crio, facts.store)
 

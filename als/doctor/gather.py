@@ -228,8 +228,9 @@ def store_facts(config: Config, storage: StorageConf | None, mounts: tuple[Mount
 
 
 def _opened(config: Config) -> Iterator[Path]:
-    held = (config.root / name for name in ("objects", "layers", "lazy"))
-    for folder in (config.image_store4, config.image_store, *held):
+    # Not the image stores themselves: somebody may have made them before als was ever started.
+    chains = (store / "chains" for store in (config.image_store4, config.image_store))
+    for folder in (*chains, *(config.root / name for name in ("layers", "lazy", "objects"))):
         # What cannot be looked at is said by others.
         with contextlib.suppress(OSError):
             if is_open(folder):

@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from als.store.atomic import sync_directory, write_atomically
+from als.store.closed import make_closed
 
 _STATE = "../state/{}"
 _CHAIN = "../chains/{}"
@@ -46,7 +47,7 @@ class Appearance:
     def create(self) -> None:
         """Make what is missing; an empty list where there is none."""
         for folder in (self._overlay, self._chains, self._states, self.list_file.parent):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_closed(folder)
         if not (self._state / self.list_file.name).exists():
             self.change(b"[]", {})
         if not self.list_file.is_symlink():

@@ -177,6 +177,20 @@ def test_what_hides_the_file() -> None:
     assert (second.subject, second.level) == ("/home/u/.config/containers/storage.conf", Level.WARN)
 
 
+def test_a_user_is_told_of_his_own_files_alone() -> None:
+    conf = Path("/home/u/.config/containers/storage.conf")
+    podman = replace(GOOD.podman, storage=None, rootless=(conf,))
+    user, finding = bad(replace(GOOD, podman=podman, superuser=False))
+    assert (user.subject, finding.level, finding.subject) == ("user", Level.ERROR, str(conf))
+    assert "zeros" in finding.what
+
+
+def test_folders_that_users_can_enter() -> None:
+    finding = only(with_store(opened=(Path("/var/lib/als/image-store"),)))
+    assert (finding.level, finding.subject) == (Level.ERROR, "/var/lib/als/image-store")
+    assert "zeros" in finding.what and "chmod go=" in finding.remedy
+
+
 def test_data_only_lowers_matter_to_podman_5() -> None:
     facts = replace(MODERN, kernel=kernel("data_only_lowers"))
     assert only(facts).subject == "data_only_lowers"

@@ -108,7 +108,7 @@ def test_what_was_opened_is_told_of_and_closed_again(als: AlsDaemon) -> None:
     else:
         assert done.returncode != 0 and not done.stdout
     told = {line["subject"]: line["what"] for line in doctor(als) if "read as zeros" in line["what"]}
-    assert set(told) == {str(als.root / name) for name in ("is4", "image-store", "layers", "lazy", "objects")}
+    assert set(told) == {str(als.root / name) for name in ("is4/chains", "image-store/chains", "layers", "lazy", "objects")}
     als.stop()
     als.start()
     assert not any(is_open(Path(folder)) for folder in told)
