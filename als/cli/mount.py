@@ -8,7 +8,7 @@ from als.cli.output import print_json
 from als.config import Config
 from als.errors import KernelError
 from als.service import Service
-from als.service.recovery import bring_back_mounts
+from als.service.recovery import bring_back_mounts, put_right
 
 
 @click.command()
@@ -18,9 +18,11 @@ def command(config: Config, as_json: bool) -> None:
     """Mount the layers of podman 4's image store that are not mounted, as after a boot.
 
     Needs neither network nor daemon: als-mount.service runs it before containers are started. The image store of podman 5 and
-    CRI-O needs no mounts of als.
+    CRI-O needs no mounts of als. What is found damaged is taken out of service, as when the daemon starts.
     """
     with Service(config) as service:
+        # Clients mount the images of the image store of podman 5 without looking: what was swapped while this was off must go.
+        put_right(service)
         mounts = bring_back_mounts(service)
     if as_json:
         print_json({"layers": mounts.layers, "missing": list(mounts.missing)})

@@ -30,7 +30,7 @@ from als.service.lazycheck import folder_faults, lazy_faults
 from als.store import lazyfolders
 from als.store.images import ImageRecord, RefRecord
 from als.store.layers import LayerRecord
-from als.store.objects import file_sha256, object_damage
+from als.store.objects import file_sha256, forest_names, object_damage
 from als.store.recipe import ObjectPart, read_recipe, tar_stream
 
 
@@ -127,6 +127,7 @@ class Checker:
         record = layers.get(diff_id)
         if record.diff_id != diff_id:
             raise StoreDamaged(f"its record is that of {record.diff_id}")
+        held_to_digest(self._service, layers.image(diff_id), record)
         needed = {name: size for name, (_, size) in read_image_file(layers.image(diff_id), LAYER).contents().items()}
         length, ends = _recipe_needs(layers.recipe(diff_id))
         if length != record.diff_size:
@@ -185,6 +186,7 @@ class Checker:
                 if damage := self._damage(path, sha256):
                     yield Problem("object", name, f"it {damage}", Remedy.QUARANTINE_OBJECT, sha256, path=path)
         yield from self._linked()
+        yield from self._unlinked()
 
     def _linked(self) -> Iterator[Problem]:
         """Files of forests that are not the objects that were looked at: links that somebody replaced."""
@@ -195,8 +197,29 @@ class Checker:
                 sha256 = bytes.fromhex(path.name)
                 if (path.stat().st_ino, sha256) in self._damages:
                     continue
-                if damage := self._damage(path, sha256):
+                damage = self._damage(path, sha256)
+                if not damage and measure_path(path) is None and self._is_sealed(sha256):
+                    damage = "is not sealed, as the object is,"
+                if damage:
                     yield Problem("object", path.name, f"it {damage} in {folder}", Remedy.QUARANTINE_FILE, sha256, path=path)
+
+    def _is_sealed(self, sha256: bytes) -> bool:
+        path = self._service.layout.object(sha256)
+        return path.exists() and measure_path(path) is not None
+
+    def _unlinked(self) -> Iterator[Problem]:
+        """What forests of chains lack, file by file, so that it can be said whom that concerns."""
+        for store in self._service.image_stores:
+            for chain_id, entry in self._listed[store.layout].items():
+                forest = store.forest(chain_id)
+                if forest is None or is_lazy(entry):
+                    continue
+                # An entry that is damaged is reported with the list.
+                with contextlib.suppress(AlsError):
+                    held = self._service.layers.forest(PublishedLayer.from_json(entry).diff_id)
+                    for name in sorted(forest_names(held) - forest_names(forest)):
+                        what, sha256 = f"its own forest lacks {name}", bytes.fromhex(name)
+                        yield Problem("image store", chain_id, what, Remedy.REPUBLISH, sha256, layout=store.layout)
 
     def images(self) -> Iterator[Problem]:
         for digest in self._service.images.digests():
@@ -320,6 +343,18 @@ class Checker:
             yield fault, Remedy.UNPUBLISH
         if store.is_uncovered(layer.chain_id, mounts):
             yield "what serves its files is not mounted", Remedy.COVER
+
+
+def held_to_digest(service: Service, image: Path, record: LayerRecord) -> None:
+    """See that what is, or is to be, mounted for a layer is the EROFS image that was sealed; reads nothing of it.
+
+    :raises StoreDamaged: it is another one.
+    :raises OSError: it cannot be opened.
+    """
+    verify = service.verity.verifier(record.verity, str(image)) if record.verity else None
+    if verify is not None:
+        with image.open("rb") as file:
+            verify(file.fileno())
 
 
 def unproven(layer: PublishedLayer, record: LayerRecord) -> Iterator[str]:

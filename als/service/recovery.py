@@ -55,7 +55,7 @@ def bring_back_mounts(service: Service) -> Mounts:
 def recover(service: Service) -> None:
     """Bring back mounts and publications; remove what was left half made."""
     ensure_shared(service.layout.root)
-    _put_right(service)
+    put_right(service)
     with _going_on("clients are not written down"):
         service.clients.note()
     with _going_on("layers are not mounted"):
@@ -93,7 +93,7 @@ def _serve_again(service: Service, use: Use) -> None:
         service.serve_layer(use.reference, held, image, index)
 
 
-def _put_right(service: Service) -> None:
+def put_right(service: Service) -> None:
     """Remove aborted attempts and take out of service what is damaged, unless somebody is at work."""
     try:
         with locked(service.layout.lock, timeout=0.0), _going_on("the store is not repaired; look with `als fsck`"):

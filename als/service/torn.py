@@ -11,14 +11,16 @@ done once after each boot, for nothing else than a boot takes away what was writ
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_root_inode
-from als.errors import AlsError
+from als.errors import AlsError, StoreDamaged
+from als.imagestore.records import PublishedLayer
 from als.model.digest import Digest
 from als.service.core import Service
-from als.service.fsck import Checker, Problem, Remedy, said
+from als.service.fsck import Checker, Problem, Remedy, held_to_digest, said
 from als.service.lazycheck import read_lazy
 from als.store import lazyfolders
 from als.store.lazyfolders import REFUSED
@@ -35,8 +37,26 @@ def torn(service: Service, *, sizes: bool) -> Iterator[Problem]:
     yield from checker.unreadable_lists()
     for diff_id in service.layers.ids():
         yield from _layer(service, checker, diff_id, sizes)
+    yield from _swapped(service)
     if sizes:
         yield from _lazy(service)
+
+
+def _swapped(service: Service) -> Iterator[Problem]:
+    """EROFS images in the place from which clients mount them, who compare no digest of them."""
+    store = service.composefs
+    with contextlib.suppress(StoreDamaged):  # The list cannot be read, which is said above.
+        for chain_id, entry in store.published().items():
+            if store.home(chain_id) != chain_id or store.lazy_key(chain_id) is not None:
+                continue
+            try:
+                record = service.layers.get(PublishedLayer.from_json(entry).diff_id)
+            except (AlsError, OSError):
+                continue  # Said of the layer.
+            try:
+                held_to_digest(service, store.blob(chain_id), record)
+            except (AlsError, OSError) as error:
+                yield Problem("image store", chain_id, said(error), Remedy.REPUBLISH, layout=store.layout)
 
 
 def _layer(service: Service, checker: Checker, diff_id: Digest, sizes: bool) -> Iterator[Problem]:
@@ -44,6 +64,8 @@ def _layer(service: Service, checker: Checker, diff_id: Digest, sizes: bool) -> 
     try:
         record = layers.get(diff_id)
         suspect = record.diff_id != diff_id
+        # Asked of the kernel, which reads nothing for that.
+        held_to_digest(service, layers.image(diff_id), record)
         if sizes and not suspect:
             read_root_inode(layers.image(diff_id), LAYER)
             suspect = not layers.recipe(diff_id).stat().st_size or sum(layers.objects(diff_id).values()) != record.object_bytes

@@ -60,7 +60,11 @@ class RegistryServer:
         path.write_text(json.dumps(config), encoding="utf-8")  # Every JSON document is a YAML document.
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=subprocess.STDOUT)
-        wait_until(self._listens, "docker-registry listening")
+        try:
+            wait_until(self._listens, "docker-registry listening", deadline=120)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def stop(self) -> None:

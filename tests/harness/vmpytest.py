@@ -8,6 +8,7 @@ fs-verity, so the folders of the fixtures `module_dir` and `session_dir` do.
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shlex
@@ -20,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import vmparts
+from tests.harness import clients, vmparts
+from tests.harness.composefs import mount_composefs
 from tests.harness.debs import Unavailable
 from tests.harness.system import run
 from tests.harness.vm import QuickVM, VMFailed
@@ -28,6 +30,8 @@ from tests.harness.vm import QuickVM, VMFailed
 MARK = "in_vm"
 REPORTS = "ALS_VM_REPORTS"
 """The environment variable that names the file for the reports: set where the tests are to run."""
+PODMAN = "trixie"
+"""The suite whose podman tests in the machine can have."""
 _DISK_SIZE = "6G"
 _DEADLINE = 900.0
 _ROOT = Path(__file__).parents[2]
@@ -130,6 +134,9 @@ def run_in_vm(tests: Sequence[str], cache: Path) -> Outcome:
         return Outcome(unavailable="needs root")
     try:
         parts = vmparts.fetch(cache)
+        # The machine has no network.
+        clients.fetch(PODMAN, cache)
+        mount_composefs(cache)
     except Unavailable as error:
         return Outcome(unavailable=str(error))
     folder = cache.resolve() / "vm-inside"
@@ -138,6 +145,9 @@ def run_in_vm(tests: Sequence[str], cache: Path) -> Outcome:
     disk = folder / "disk.img"
     run("truncate", "-s", _DISK_SIZE, disk)
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", "verity", "-E", "lazy_itable_init=1", disk)
+    # Nothing that is compiled in the machine outlives it.
+    for name in ("als", "bench", "tests"):
+        compileall.compile_dir(_ROOT / name, quiet=1)
     vm = QuickVM(parts, folder, disks=[disk], memory=4096)
     words = {
         "test_dir": _TEST_DIR,
