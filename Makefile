@@ -40,6 +40,7 @@ bench: setup
 	@$(PYTHON) -m bench.memory
 	@$(PYTHON) -m bench.files
 	@$(PYTHON) -m bench.lazyfiles
+	@$(PYTHON) -m bench.verity
 
 POINTS := 300
 soak: setup

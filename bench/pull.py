@@ -42,24 +42,24 @@ _BYTES = 196_000_000
 _WORDS = 4_000
 
 
-def typical_image(layout: Layout) -> str:
+def typical_image(layout: Layout, files: int = _FILES, size: int = _BYTES) -> str:
     """An image like a distribution's: one layer of 196 MB in 7,300 files, about 70 MB when compressed; its tag."""
-    tag = f"typical-{_FILES}-{_BYTES}"
+    tag = f"typical-{files}-{size}"
     if not layout.has(tag):
-        layout.add_image(tag, [layout.add_layer(_write_typical)])
+        layout.add_image(tag, [layout.add_layer(lambda out: _write_typical(out, files, size))])
     return tag
 
 
-def _write_typical(out: IO[bytes]) -> None:
+def _write_typical(out: IO[bytes], files: int, size: int) -> None:
     numbers = random.Random(11)
     words = [numbers.randbytes(numbers.randrange(4, 12)) for _ in range(_WORDS)]
     # Most files are small, most bytes are in large ones.
-    sizes = [numbers.lognormvariate(8.4, 2.0) for _ in range(_FILES)]
-    scale = _BYTES / sum(sizes)
+    sizes = [numbers.lognormvariate(8.4, 2.0) for _ in range(files)]
+    scale = size / sum(sizes)
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        for number, size in enumerate(sizes):
+        for number, share in enumerate(sizes):
             info = tarfile.TarInfo(f"usr/lib/d{number // 10}/f{number}")
-            info.size, info.mtime = max(1, int(size * scale)), EPOCH
+            info.size, info.mtime = max(1, int(share * scale)), EPOCH
             tar.addfile(info, _Text(numbers, words))
 
 

@@ -1,4 +1,4 @@
-"""`als export --composefs` under composefs' own mount.composefs, which holds the file to a digest, and the objects to the file."""
+"""`als export --composefs` under composefs' own mount.composefs: the file is held to a digest, and the objects to the file."""
 
 from __future__ import annotations
 
