@@ -79,6 +79,17 @@ def test_a_lost_link_is_made_again(service: Service, pulled: ImageRecord) -> Non
     assert found(service, deep=True) == []
 
 
+def test_it_is_said_whose_file_a_chain_has_lost(service: Service, pulled: ImageRecord) -> None:
+    name = forest(service, pulled)[0].name
+    lost = service.composefs.folder(pulled.chain[1]) / "diff" / FOREST / name
+    lost.unlink()
+    assert {(p.remedy, p.sha256.hex()) for p in found(service, deep=True)} == {(Remedy.REPUBLISH, ""), (Remedy.REPUBLISH, name)}
+    report = fsck(service, repair=True, deep=True)
+    assert report.remaining == () and lost.exists()
+    ((diff_id, _),) = report.affected[bytes.fromhex(name)].files
+    assert diff_id == pulled.config.diff_ids[1]
+
+
 def test_a_lost_name_is_given_again(service: Service, pulled: ImageRecord) -> None:
     held = forest(service, pulled)[0]
     service.layout.object(bytes.fromhex(held.name)).unlink()
