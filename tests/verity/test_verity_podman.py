@@ -33,6 +33,8 @@ pytestmark = pytest.mark.in_vm
 
 KINDS = ("content", "sealed-content", "unsealed", "block", "missing", "link", "chain-unsealed", "chain-missing", "untouched")
 DAMAGED = KINDS[:-1]
+REFUSALS = ("Input/output error", "I/O error", "No such file or directory")
+"""How cat says that it was given nothing."""
 READ = """
 for path in /t/*; do
     name=${path##*/}
@@ -128,7 +130,7 @@ def test_a_container_reads_what_was_pulled_or_nothing(site: Site, module_dir: Pa
     found = site.read(reference, module_dir / "out")
     assert found.pop("untouched") == (0, content("untouchedharmed"), "")
     for kind, (status, data, error) in found.items():
-        assert status != 0 and "I/O error" in error, (kind, status, error)
+        assert status != 0 and error.rstrip().endswith(REFUSALS), (kind, status, error)
         # Blocks before the damaged one are what they were.
         assert content(kind + "harmed").startswith(data) and len(data) <= 4096, (kind, len(data))
     layers = site.stack.podman.layers(reference)
