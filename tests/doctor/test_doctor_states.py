@@ -1,4 +1,4 @@
-"""``als doctor`` on real machines: states made in a mount namespace, with the podman of Debian 12.
+"""``als doctor`` on real machines: states made in a mount namespace, with the podmans of three releases of Debian.
 
 Nothing is told to the checks: they run as a process, and look at what is mounted there. Where a remedy is a command, it is
 followed, and the verdict has to change.
@@ -19,10 +19,10 @@ import pytest
 from tests.conftest import CACHE
 from tests.harness.als import AlsDaemon
 from tests.harness.clients import Unavailable, binaries_of
-from tests.harness.system import Completed, MountNamespace, run
+from tests.harness.system import Completed, MountNamespace, free_port, run
 
 STORAGE_CONF = Path("/etc/containers/storage.conf")
-SUITES = ("bookworm",)
+SUITES = ("bookworm", "trixie", "forky")
 OVERLAY = r"\[storage.options.overlay\]"
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("as_root")
 
 @dataclass
 class Machine:
-    """A Debian on which nobody has set anything: no file of containers/*, no store, an empty graph root."""
+    """A Debian on which nobody has set anything: no storage.conf, no store, an empty graph root."""
 
     als: AlsDaemon
     namespace: MountNamespace
@@ -52,8 +52,8 @@ class Machine:
     def errors(self) -> list[dict[str, str]]:
         return [line for line in self.doctor(1) if line["level"] == "error"]
 
-    def setup(self) -> None:
-        self.command(*self.als.command("setup", "--apply"))
+    def setup(self, *options: str) -> None:
+        self.command(*self.als.command("setup", *options, "--apply"))
 
     def change(self, pattern: str, instead: str) -> None:
         """Change storage.conf there."""
@@ -72,6 +72,11 @@ def machine(request: pytest.FixtureRequest, module_dir: Path) -> Iterator[Machin
 @pytest.fixture
 def debian12(module_dir: Path) -> Iterator[Machine]:
     yield from made("bookworm", module_dir)
+
+
+@pytest.fixture
+def debian13(module_dir: Path) -> Iterator[Machine]:
+    yield from made("trixie", module_dir)
 
 
 def made(suite: str, module_dir: Path) -> Iterator[Machine]:
@@ -94,6 +99,10 @@ def made(suite: str, module_dir: Path) -> Iterator[Machine]:
         for path in ("/etc/containers", "/var/lib/containers", "/run/containers"):
             Path(path).mkdir(parents=True, exist_ok=True)
             there.command("mount", "-t", "tmpfs", "tmpfs", path)
+        if binaries.helpers:
+            # Where it is installed they lie where it looks by itself.
+            (folder / "containers.conf").write_text(f'[engine]\nhelper_binaries_dir = ["{binaries.helpers}"]\n', "utf-8")
+            there.command("cp", folder / "containers.conf", "/etc/containers")
         yield there
     finally:
         namespace.close()
@@ -137,6 +146,23 @@ def test_the_other_podmans_image_store(machine: Machine) -> None:
     assert any(f"names {other}, whose layout is not made for this podman" in line["what"] for line in errors)
     machine.setup()
     machine.doctor(0)
+
+
+def test_no_mirror_for_podman_5(debian13: Machine) -> None:
+    """Without it ordinary images are downloaded whole: nothing fails, so it is a warning."""
+    debian13.als.configure(mirror_port=free_port())
+    debian13.setup()
+
+    def told() -> dict[str, str]:
+        (line,) = (each for each in debian13.doctor(0) if each["subject"] == "registries.conf")
+        return line
+
+    assert told()["level"] == "warn"
+    assert "mirror for no registry" in told()["what"]
+    assert "with --registry HOST" in told()["remedy"]
+    debian13.setup("--registry", "registry.example:5000")
+    assert "registry.example:5000, but nobody listens there" in told()["what"]
+    assert told()["remedy"] == "`systemctl start als`"
 
 
 @pytest.mark.parametrize(
