@@ -24,6 +24,7 @@ EXPECTED = {
     "/usr/lib/systemd/system/als-gc.service",
     "/usr/lib/systemd/system/als-gc.timer",
     "/usr/lib/systemd/system/als-mount.service",
+    "/usr/lib/systemd/system/als-unmount.service",
     "/usr/lib/systemd/system/als.service",
     "/usr/lib/sysusers.d/als.conf",
     "/usr/lib/tmpfiles.d/als.conf",
