@@ -30,7 +30,7 @@ BOOTS = (
 )
 """What is done before a reboot, and after it."""
 _LAZY_FILES = 400
-"""More than are read until the last upgrade, so that there are always some that are not here."""
+"""More than are read before the reboot, and large enough to come one by one, so that there are always some that are not here."""
 _DEADLINE = 900.0
 _READER = """\
 # reader.sh FOLDER REPORT: reads the files below FOLDER for ever; their names say what has to be in them.
@@ -41,7 +41,7 @@ while :; do
     else
       echo "WRONG $file: $sum" >>"$2"
     fi
-    usleep 100000
+    usleep 200000
   done
 done
 """
@@ -98,7 +98,7 @@ class Machine:
         data = layout.add_layer(tar.build())
         layout.add_image("plain", [layout.add_layer(runnable_base()), data])
         (folder / "layer").write_text(f"{data.digest}\n", "ascii")
-        samples = [runnable("estargz"), layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 4000, 2).items()})]
+        samples = [runnable("estargz"), layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 100_000, 2).items()})]
         layers = []
         for sample in samples:
             digest, size = layout.add_blob(sample.blob)
