@@ -2,7 +2,7 @@
 
 ::
 
-    ROOT/version                    the layout's version, "1"
+    ROOT/version                    the layout's version, "1" (als.store.migrations)
     ROOT/lock, lock.gate            lock of the whole store (see als.store.lock)
     ROOT/locks/<name>               locks of single layers
     ROOT/objects/xx/yyyy            files by the sha256 of their content: regular, root's, never written again
@@ -50,10 +50,8 @@ from als.errors import StoreError
 from als.model.digest import Digest
 from als.native.files import spread_directories
 from als.native.refusal import Refusal, refusal
-from als.store.atomic import write_atomically
 from als.store.closed import make_closed
-
-VERSION = "1"
+from als.store.migrations import bring_up
 
 
 class TarSplitForm(enum.Enum):
@@ -177,7 +175,7 @@ class Layout:
             for first in range(256):
                 (self.objects / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
             _spread(self.tmp)
-            self._check_version()
+            bring_up(self.root)
             # Not looked at first: that would wait for whoever is to serve what is mounted there, which may be us.
             with suppress(FileExistsError):
                 self.mount_point.mkdir(mode=0o755)
@@ -186,19 +184,6 @@ class Layout:
             if refusal(error) is Refusal.NO_SPACE:
                 hint = "make room, or name another folder with --root"
             raise StoreError(f"the store cannot be set up: {error.strerror}", where=str(self.root), hint=hint) from error
-
-    def _check_version(self) -> None:
-        path = self.root / "version"
-        if not path.exists() or not path.stat().st_size:
-            # Empty: once it was written without waiting for the disk, and the power failed.
-            write_atomically(path, f"{VERSION}\n".encode(), mode=0o644)
-        found = path.read_text().strip()
-        if found != VERSION:
-            raise StoreError(
-                f"the store has layout version {found!r}, this als knows {VERSION}",
-                where=str(self.root),
-                hint="use the als that wrote it, or another --root",
-            )
 
 
 def _spread(folder: Path) -> None:
