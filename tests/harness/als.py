@@ -23,6 +23,7 @@ class AlsDaemon:
     :param mirror_port: of its registry mirror; 0: it has none. Never the default port, which other daemons may have.
     :param settings: others of its configuration file, by name.
     :param keep: start it as ``als serve --keep``.
+    :param root: another ROOT.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class AlsDaemon:
         settings: Mapping[str, object] | None = None,
         *,
         keep: bool = False,
+        root: Path | None = None,
     ) -> None:
         self.keep = keep
-        self.root = base / "a"
+        self.root = root or base / "a"
         self.run = base / "run"
         self.log = base / "als.log"
         self.store = self.root / "store"

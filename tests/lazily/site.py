@@ -109,15 +109,26 @@ class Site:
 
     :param settings: of the daemon.
     :param keep: the daemon is restarted when it dies.
+    :param root: of the store, if it is to be somewhere else.
+    :param environment: more of it, for the daemon and all commands.
     """
 
-    def __init__(self, base: Path, proxy: BlobProxy, settings: Mapping[str, object] = QUIET, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        base: Path,
+        proxy: BlobProxy,
+        settings: Mapping[str, object] = QUIET,
+        *,
+        keep: bool = False,
+        root: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         base.mkdir(parents=True, exist_ok=True)
         self.base = base
         self.proxy = proxy
         (base / "registries.conf").write_text(insecure_registries([proxy.address]), "utf-8")
-        environment = {"HOME": str(base), "CONTAINERS_REGISTRIES_CONF": str(base / "registries.conf")}
-        self.als = AlsDaemon(base, environment, settings=settings, keep=keep)
+        own = {"HOME": str(base), "CONTAINERS_REGISTRIES_CONF": str(base / "registries.conf"), **(environment or {})}
+        self.als = AlsDaemon(base, own, settings=settings, keep=keep, root=root)
         self._mounted = ExitStack()
 
     # -- as containers/storage asks

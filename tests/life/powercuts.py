@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import random
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 
 from als.config import LAYOUTS, Config
@@ -22,45 +24,14 @@ from als.service.recovery import recover
 from als.service.removal import collect, remove
 from als.service.repair import fsck
 from tests.formats.tocbuilder import estargz, file
+from tests.harness.blobproxy import BlobProxy
 from tests.harness.ocilayout import LayerBlob, Layout
 from tests.harness.powercut import Recording, after_cut, cuts, recording
+from tests.harness.registry import RegistryServer
+from tests.lazily.site import Shop
+from tests.life.history import History, policy
+from tests.life.lazycuts import LazyScene
 from tests.life.stores import layer
-
-FOREVER = 1 << 62
-
-
-@dataclass
-class Promise:
-    """Something that als said was done: at every cut between two positions it must hold."""
-
-    reference: str
-    since: int
-    until: int = FOREVER
-
-
-@dataclass
-class History:
-    """What was promised of images, and of counts of clients, while the disk was recorded."""
-
-    images: list[Promise] = field(default_factory=list)
-    counts: list[tuple[int, int, int]] = field(default_factory=list)
-    """Begin and end of a change, and the count after it."""
-
-    def promised(self, cut: int) -> set[str]:
-        """References that were pulled, and not removed since."""
-        return {each.reference for each in self.images if each.since <= cut < each.until}
-
-    def possible_counts(self, cut: int) -> set[int]:
-        """What a count may be: certain where no change was under way."""
-        done = [count for _, end, count in self.counts if end <= cut]
-        return {*(done[-1:] or [0]), *(count for begin, end, count in self.counts if begin <= cut < end)}
-
-
-def policy(home: Path) -> None:
-    """A user whose policy takes any image, so that the image stores list what he pulls."""
-    folder = home / ".config" / "containers"
-    folder.mkdir(parents=True)
-    (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
 
 
 def make_images(layout: Layout) -> list[str]:
@@ -107,11 +78,10 @@ class Scene:
 
     def _pull(self, service: Service, reference: str) -> None:
         service.pull(parse_reference(reference), asked=True)
-        self.history.images.append(Promise(reference, self._disk.position()))
+        self.history.begins(reference, self._disk.position())
 
     def _remove(self, service: Service, reference: str) -> None:
-        (promise,) = (each for each in self.history.images if each.reference == reference and each.until == FOREVER)
-        promise.until = self._disk.position()
+        self.history.ends(reference, self._disk.position())
         remove(service, reference)
 
     def _count(self, service: Service, reference: str, by: int) -> None:
@@ -119,14 +89,14 @@ class Scene:
         count = service.uses.change(reference, "sha256:" + "0" * 64, by)
         self.history.counts.append((begin, self._disk.position(), count))
 
-    def check(self, cut: int, seed: int, note: Callable[[str], None]) -> None:
-        """Cut the power, start again, and look."""
+    def check(self, cut: int, seed: int) -> str:
+        """Cut the power, start again, and look; returns what there was."""
         config = configured(self._disk.point / "a", self._folder)
         (config.run / "checked").unlink(missing_ok=True)
         with after_cut(self._disk, cut, seed):
             if not config.root.is_dir():
                 assert not self.history.promised(cut)
-                return
+                return ""
             with Service(config) as service:
                 recover(service)
                 promised = self.history.promised(cut)
@@ -145,33 +115,60 @@ class Scene:
                     service.pull(parse_reference(reference), asked=True)
                 collect(service)
                 assert fsck(service, deep=True).found == (), f"cut at {cut}, after the next pulls"
-                note(f"cut at {cut}: {len(promised)} images were complete")
+                return f"cut at {cut}: {len(promised)} images were complete"
+
+
+def play(disk: Recording, base: Path) -> Scene:
+    """Everything that is done to a store without a daemon."""
+    scene = Scene(disk, make_images(Layout(base / "oci")), base)
+    scene.play()
+    return scene
+
+
+def play_lazily(disk: Recording, base: Path, registry: RegistryServer, proxy: BlobProxy) -> LazyScene:
+    """And to a daemon's."""
+    scene = LazyScene(disk, Shop(base / "lazy-oci", registry, proxy), base / "site")
+    scene.play()
+    return scene
 
 
 def main() -> int:
     """Cut the power at so many points; 0 if everything that was promised was there each time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("points", type=int)
+    parser.add_argument("points", type=int, help="half of them without a daemon, half of them with lazy layers")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--kind", choices=("ext4", "xfs"), default="ext4")
     options = parser.parse_args()
     sys.stdout.write(f"seed {options.seed}\n")
-    with tempfile.TemporaryDirectory(prefix="als-", dir="/var/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="als-", dir="/var/tmp") as name, ExitStack() as stack:
         base = Path(name)
         policy(base / "home")
         os.environ["HOME"] = str(base / "home")
-        with recording(base / "disk", options.kind) as disk:
-            scene = Scene(disk, make_images(Layout(base / "oci")), base)
-            scene.play()
+        registry = stack.enter_context(RegistryServer(base / "registry"))
+        proxy = stack.enter_context(BlobProxy(registry.address))
         failures = 0
-        for cut in cuts(disk, options.points, options.seed):
-            try:
-                scene.check(cut, options.seed, lambda text: None)
-            except (AssertionError, AlsError) as error:
-                failures += 1
-                sys.stdout.write(f"ERROR {error}\n")
+        with recording(base / "disk", options.kind) as disk:
+            scene = play(disk, base)
+        failures += _cut_all(scene.check, disk, options.points // 2, options.seed)
+        with recording(base / "lazy", options.kind) as disk:
+            lazy = play_lazily(disk, base, registry, proxy)
+        failures += _cut_all(lazy.check, disk, options.points - options.points // 2, options.seed)
     sys.stdout.write(f"{options.points:6} power cuts, {failures} after which something was lost\n")
     return 1 if failures else 0
+
+
+def _cut_all(check: Callable[[int, int], str], disk: Recording, count: int, seed: int) -> int:
+    """How many of these cuts lost something."""
+    failures = 0
+    for cut in cuts(disk, count, seed):
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                check(cut, seed)
+        except (AssertionError, AlsError, RuntimeError, OSError) as error:
+            failures += 1
+            sys.stdout.write(f"ERROR {error}\n{said.getvalue()}\n")
+    return failures
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tests.harness import faults
 from tests.harness.disk import bytes_on_disk
 from tests.harness.ocilayout import LayerBlob, Layout
 from tests.harness.system import unmount_below
-from tests.life.powercuts import policy
+from tests.life.history import policy
 from tests.life.stores import contents, layer, pull
 
 SEED = 11
