@@ -6,7 +6,6 @@ is renewed here although nothing was fetched (:mod:`als.store.liveness` says how
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from als.errors import NotFound
@@ -14,6 +13,7 @@ from als.model.digest import Digest
 from als.model.reference import Reference
 from als.service import listing
 from als.store.lock import sharing
+from als.store.uptime import Uptime
 
 if TYPE_CHECKING:
     from als.service.core import Service
@@ -34,7 +34,7 @@ def offer(service: Service, reference: Reference, digest: Digest) -> bool:
             return False
         before = service.images.ref(name)
         moved = before is None or before.digest != digest
-        if before is None or moved or time.time() - before.pulled > _RENEW_SECONDS:
+        if before is None or moved or before.renewed.is_over(_RENEW_SECONDS, Uptime.now()):
             service.images.name(name, digest, digest if before is None or moved else before.listed)
             if moved and before is not None and before.asked:
                 listing.update(service)

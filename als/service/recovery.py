@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from als.errors import AlsError, LockTimeout
 from als.model.digest import Digest
@@ -25,9 +24,9 @@ from als.service.repair import repair_all
 from als.service.torn import torn
 from als.store.images import RefRecord
 from als.store.lock import locked, sharing
+from als.store.uptime import boot_id
 from als.store.uses import Use
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CHECKED = "checked"
 """File in RUN that names the boot after which the sizes of files were looked at."""
 
@@ -105,7 +104,7 @@ def put_right(service: Service) -> None:
 
 
 def _repair(service: Service) -> None:
-    boot, checked = _BOOT_ID.read_text("ascii"), service.config.run / _CHECKED
+    boot, checked = boot_id(), service.config.run / _CHECKED
     booted = not checked.exists() or checked.read_text("ascii") != boot
     found = list(torn(service, sizes=booted))
     if found:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from als.store.lock import excluding, sharing
 from als.store.refused import store_errors
 from als.store.reserve import reserve_given_up
 from als.store.trash import Trash, remove_all
+from als.store.uptime import Uptime
 
 if TYPE_CHECKING:
     from als.service.core import Service
@@ -105,7 +105,7 @@ def survey(service: Service, unlisted: Sequence[Published] = ()) -> tuple[Livene
     lazy = {key: lazyfolders.chains_of(service.layout.lazy / key) for key in lazyfolders.keys(service.layout)}
     chains.update(chain_id for served in lazy.values() for chain_id in served)
     claims = service.clients.claims(chains)
-    return decide(images, service.images.refs(), service.uses.all(), published, claims, time.time(), lazy), claims
+    return decide(images, service.images.refs(), service.uses.all(), published, claims, Uptime.now(), lazy), claims
 
 
 def settle_uses(service: Service) -> int:
@@ -115,7 +115,7 @@ def settle_uses(service: Service) -> int:
     claims = service.clients.claims(())
     ours = {str(name) for image in service.images.all() for name in layer_names(image)}
     count = 0
-    for use, right in settled(uses, claims, time.time()):
+    for use, right in settled(uses, claims, Uptime.now()):
         # Clients may have other layer stores beside ours.
         if (use.count or use.digest in ours) and service.uses.settle(use, right):
             log.info("%s %s is held %d times by clients, not %d", use.reference, use.digest, right, use.count)

@@ -19,6 +19,7 @@ from als.store.atomic import read_json, sync_directory, write_atomically, write_
 from als.store.layout import Layout
 from als.store.refused import store_errors
 from als.store.trash import Trash
+from als.store.uptime import NEVER, Uptime
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class RefRecord:
     """Seconds since the epoch."""
     asked: bool = False
     """Whether the administrator asked for it by ``als pull``, so that the image stores list it."""
+    renewed: Uptime = NEVER
+    """When it was pulled, by a clock for leases."""
 
 
 class Images:
@@ -165,6 +168,7 @@ class Images:
             "digest": str(digest),
             "listed": str(listed),
             "pulled": time.time(),
+            "renewed": Uptime.now().to_json(),
             "asked": asked,
         }
         with store_errors(self._layout.refs):
@@ -223,6 +227,7 @@ class Images:
                 Digest.parse(str(value["listed"])),
                 float(value["pulled"]),
                 value.get("asked") is True,
+                Uptime.from_json(value.get("renewed"), str(path)),
             )
         except (KeyError, ValueError, TypeError, BadImage) as error:
             raise StoreDamaged(

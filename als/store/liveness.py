@@ -4,8 +4,8 @@ Pure: who holds what has been gathered before (:mod:`als.service.clients` asks p
 conclusions are drawn.
 
 - An *image* is live if a reference names it that the administrator asked for; if one does that a client's pull made or renewed
-  in the last hour (:data:`LEASE_SECONDS`), or whose top layer a client names; or if a client holds one of its layers through
-  the Additional Layer Store.
+  in the last hour (:data:`LEASE_SECONDS`) that this boot has been running, or whose top layer a client names; or if a client
+  holds one of its layers through the Additional Layer Store.
 - A *chain* (a layer at its place in the image store) is live if a live image has it there, if a client names it as its own
   layer, its parent or its top layer, if something mounted shows it, or if a chain on top of it or in its folder is live.
 - A *layer* (by DiffID) is live if a live image or a live chain consists of it, or something mounted shows it. A chain that is
@@ -29,6 +29,7 @@ from als.model import chain
 from als.model.digest import Digest
 from als.model.manifest import toc_digest
 from als.store.images import ImageRecord, RefRecord
+from als.store.uptime import NEVER, Uptime
 from als.store.uses import Use
 
 LEASE_SECONDS = 3600.0
@@ -95,13 +96,12 @@ def decide(
     uses: Iterable[Use],
     published: Sequence[Published],
     claims: Claims,
-    now: float = 0.0,
+    now: Uptime = NEVER,
     lazy: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Liveness:
     """Draw the conclusions.
 
     :param published: every chain in an image store's list; one that is in several may be given as often.
-    :param now: seconds since the epoch.
     :param lazy: by the key of each lazy layer, the chains that were ever served from it.
     """
     found = Liveness()
@@ -129,20 +129,18 @@ def decide(
     return found
 
 
-def settled(uses: Iterable[Use], claims: Claims, now: float) -> list[tuple[Use, int]]:
+def settled(uses: Iterable[Use], claims: Claims, now: Uptime) -> list[tuple[Use, int]]:
     """Counts of clients that are wrong, each with the right one.
 
     What clients have written down is certain, so a lower count is raised. A higher one may belong to a pull that is under way;
     when nothing has changed in it for :data:`LEASE_SECONDS`, it belongs to nobody: the client was killed, or its graph root
     is gone, or a gesture was counted twice. While any client cannot be asked, nothing is lowered.
-
-    :param now: seconds since the epoch.
     """
     found = []
     counted = {(use.reference, use.digest): use for use in uses}
     for key in sorted(counted.keys() | claims.lookups.keys()):
         use, held = counted.get(key, Use(*key, 0)), claims.lookups.get(key, 0)
-        forgotten = not claims.unknown and now >= use.changed + LEASE_SECONDS
+        forgotten = not claims.unknown and use.changed.is_over(LEASE_SECONDS, now)
         if use.count < held or (use.count > held and forgotten):
             found.append((use, held))
     return found
@@ -166,9 +164,9 @@ def _image_of(use: Use, images: Mapping[Digest, ImageRecord], current: Mapping[s
     return None
 
 
-def _holders_of(ref: RefRecord, image: ImageRecord, claims: Claims, now: float) -> set[Holder]:
+def _holders_of(ref: RefRecord, image: ImageRecord, claims: Claims, now: Uptime) -> set[Holder]:
     """Who holds an image by its name."""
-    if ref.asked or now < ref.pulled + LEASE_SECONDS:
+    if ref.asked or not ref.renewed.is_over(LEASE_SECONDS, now):
         return {Holder("reference", ref.reference)}
     if claims.unknown:
         return {Holder("client", reason) for reason in claims.unknown}

@@ -20,6 +20,7 @@ from als.store.atomic import read_json, sync_directory, write_json
 from als.store.layout import Layout
 from als.store.lock import locked
 from als.store.refused import store_errors
+from als.store.uptime import NEVER, Uptime
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Use:
     reference: str
     digest: str
     count: int
-    changed: float = field(default=0.0, compare=False)
-    """When, in seconds since the epoch."""
+    changed: Uptime = field(default=NEVER, compare=False)
+    """When."""
 
 
 class Uses:
@@ -65,7 +66,8 @@ class Uses:
     def _write(self, reference: str, digest: str, old: int, new: int) -> int:
         path = self._path(reference, digest)
         if new:
-            write_json(path, {"reference": reference, "digest": digest, "count": new})
+            value = {"reference": reference, "digest": digest, "count": new, "changed": Uptime.now().to_json()}
+            write_json(path, value)
         elif old:
             path.unlink()
             sync_directory(path.parent)
@@ -105,6 +107,7 @@ class Uses:
         """
         value = read_json(path)
         try:
-            return Use(str(value["reference"]), str(value["digest"]), int(value["count"]), path.stat().st_mtime)
+            changed = Uptime.from_json(value.get("changed"), str(path))
+            return Use(str(value["reference"]), str(value["digest"]), int(value["count"]), changed)
         except (KeyError, ValueError, TypeError) as error:
             raise StoreDamaged(f"incomplete record: {error}", where=str(path), hint="remove it") from error

@@ -25,6 +25,7 @@ from als.store.images import ImageRecord, RefRecord
 from als.store.layers import Layers
 from als.store.layout import Layout
 from als.store.liveness import LEASE_SECONDS, Claims, Holder, Published, decide
+from als.store.uptime import Uptime
 from als.store.uses import Use
 from tests.harness.policy import ExpectedLogs
 
@@ -251,15 +252,18 @@ def test_a_client_of_the_settings_must_be_there(tmp_path: Path, clients: Clients
 
 def test_a_name_that_nobody_asked_for_holds_for_an_hour() -> None:
     image = record("a", "b")
-    refs = [RefRecord("r", image.digest, image.digest, 1000.0)]
-    fresh = decide(by_digest(image), refs, [], published(image), Claims(), 1000.0 + LEASE_SECONDS - 1)
+    begun = Uptime("a", 1000.0)
+    refs = [RefRecord("r", image.digest, image.digest, 0.0, renewed=begun)]
+    fresh = decide(by_digest(image), refs, [], published(image), Claims(), Uptime("a", 1000.0 + LEASE_SECONDS - 1))
     assert set(fresh.images) == {image.digest}
-    old = 1000.0 + LEASE_SECONDS
+    booted = decide(by_digest(image), refs, [], published(image), Claims(), Uptime("b", 1001.0))
+    assert booted.images == {}, "whoever pulled it is gone"
+    old = Uptime("a", 1000.0 + LEASE_SECONDS)
     assert decide(by_digest(image), refs, [], published(image), Claims(), old).images == {}
     used = decide(by_digest(image), refs, [], published(image), Claims({image.chain[-1]: HOLDER}), old)
     assert used.images == {image.digest: set(HOLDER)}, "as long as a client has it"
     below = decide(by_digest(image), refs, [], published(image), Claims({image.chain[0]: HOLDER}), old)
     assert (below.images, set(below.chains)) == ({}, {image.chain[0]})
     assert decide(by_digest(image), refs, [], published(image), Claims(unknown=("no answer",)), old).images
-    asked = [RefRecord("r", image.digest, image.digest, 1000.0, asked=True)]
+    asked = [RefRecord("r", image.digest, image.digest, 0.0, asked=True, renewed=begun)]
     assert decide(by_digest(image), asked, [], published(image), Claims(), old).images

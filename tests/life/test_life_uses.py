@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +18,18 @@ from als.service.recovery import recover
 from als.service.removal import collect, settle_uses
 from als.store.images import ImageRecord
 from als.store.liveness import LEASE_SECONDS, Claims, settled
+from als.store.uptime import Uptime
 from als.store.uses import Use, Uses
 from tests.harness import faults
 from tests.harness.ocilayout import Layout
 from tests.harness.policy import ExpectedLogs
 from tests.life.stores import image, pull
 
-OLD, NOW = 1000.0, 1000.0 + LEASE_SECONDS
+OLD, NOW = Uptime("a", 1000.0), Uptime("a", 1000.0 + LEASE_SECONDS)
 
 
 def test_a_count_that_nobody_accounts_for_is_lowered_when_it_is_old() -> None:
-    old, new = Use("r", "d", 2, OLD), Use("r", "e", 2, NOW - 1)
+    old, new = Use("r", "d", 2, OLD), Use("r", "e", 2, Uptime("a", 1001.0))
     claims = Claims(lookups={("r", "d"): 1})
     assert settled([old, new], claims, NOW) == [(old, 1)]
     assert settled([old, new], replace(claims, unknown=("a disk is away",)), NOW) == []
@@ -41,8 +42,10 @@ def test_a_count_that_was_lost_is_raised_at_once_whatever_else_is_unknown() -> N
     assert settled([Use("r", "d", 2, NOW), Use("r", "e", 1, OLD)], claims, NOW) == []
 
 
-def test_a_clock_that_was_set_back_lowers_nothing() -> None:
-    assert settled([Use("r", "d", 1, NOW + 86400)], Claims(), NOW) == []
+def test_a_boot_ends_what_no_client_has_written_down() -> None:
+    """Who was pulling then is gone."""
+    use = Use("r", "d", 2, replace(NOW, boot="b"))
+    assert settled([use], Claims(lookups={("r", "d"): 1}), NOW) == [(use, 1)]
 
 
 class Client:
@@ -81,7 +84,9 @@ def taken(service: Service, layout: Layout) -> tuple[str, str, ImageRecord]:
 def age(service: Service) -> None:
     """Let the grace of all counts be over."""
     for path in service.layout.uses.glob("*.json"):
-        os.utime(path, (0, time.time() - LEASE_SECONDS - 1))
+        record = json.loads(path.read_bytes())
+        record["changed"]["seconds"] -= LEASE_SECONDS + 1
+        path.write_text(json.dumps(record))
 
 
 def counts(service: Service) -> list[int]:

@@ -156,7 +156,8 @@ def test_podmans_own_record_keeps_the_layers(stack: MirrorStack, images: ImageFa
         """Whether als has the image then."""
         for path in (stack.als.root / "refs").glob("*.json"):
             record = json.loads(path.read_bytes())
-            path.write_text(json.dumps({**record, "pulled": record["pulled"] - LEASE_SECONDS}))
+            renewed = {**record["renewed"], "seconds": record["renewed"]["seconds"] - LEASE_SECONDS}
+            path.write_text(json.dumps({**record, "renewed": renewed}))
         stack.als.cli("gc")
         return reference in stack.als.cli("images").stdout.decode()
 

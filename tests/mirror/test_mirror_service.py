@@ -19,6 +19,7 @@ from als.registry.host import host_platform
 from als.service import Service
 from als.service.removal import collect
 from als.store.liveness import LEASE_SECONDS
+from als.store.uptime import Uptime
 from tests.harness.ocilayout import MANIFEST, REF_NAME, LayerBlob, Layout, TarBuilder
 from tests.harness.policy import ExpectedLogs
 from tests.harness.system import unmount_below, wait_until
@@ -333,7 +334,8 @@ def test_what_a_client_was_told_of_is_held_for_an_hour(
 
     def age(seconds: float) -> None:
         (path,) = service.layout.refs.iterdir()
-        path.write_text(json.dumps({**json.loads(path.read_bytes()), "pulled": time.time() - seconds}))
+        before = dataclasses.replace(Uptime.now(), seconds=time.monotonic() - seconds)
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "renewed": before.to_json()}))
 
     assert ask("manifests/t").status == 200
     age(LEASE_SECONDS - 60)
@@ -341,7 +343,7 @@ def test_what_a_client_was_told_of_is_held_for_an_hour(
     assert ask("manifests/t").status == 200
     ref = service.images.ref(reference)
     assert ref is not None
-    assert time.time() - ref.pulled < 60, "asking again renews it"
+    assert not ref.renewed.is_over(60, Uptime.now()), "asking again renews it"
     age(LEASE_SECONDS + 1)
     assert collect(service).images == (ref.digest,)
     assert (published(service), service.images.refs()) == ([], [])
