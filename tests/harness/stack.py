@@ -24,6 +24,7 @@ class Stack:
         settings: Mapping[str, object] | None = None,
         *,
         keep: bool = False,
+        root: Path | None = None,
     ) -> None:
         """
         :param insecure: further registries that are reached by plain HTTP.
@@ -31,12 +32,13 @@ class Stack:
         :param settings: of the daemon, as :class:`AlsDaemon` takes them. With ``verity = "require"`` podman reads nothing
             that is not sealed.
         :param keep: the daemon is restarted when it dies.
+        :param root: of the store, if it is to be somewhere else.
         """
         self.registry = registry
         binaries = binaries or Binaries()
         modern = binaries.version >= (5,)
         port = free_port() if modern and mirror else 0
-        self.als = AlsDaemon(base, mirror_port=port, settings=settings, keep=keep)
+        self.als = AlsDaemon(base, mirror_port=port, settings=settings, keep=keep, root=root)
         image_store = self.als.composefs_store if modern else self.als.image_store
         hosts = (registry.address, *insecure)
         sealed = (settings or {}).get("verity") == "require"
