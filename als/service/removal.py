@@ -182,6 +182,8 @@ def collect(service: Service, *, dry_run: bool = False, wait: float = WAIT_SECON
         with excluding(service.layout.lock, timeout=wait):
             held.enter_context(reserve_given_up(service.layout))
             settle_uses(service)
+            # Whoever took a reference away may have died before it left the lists, which must name nothing that goes now.
+            listing.update(service)
             live, claims = _unlist(service, *survey(service))
             found, objects = _garbage(service, live, claims)
             for path in aborted(service.layout):

@@ -33,6 +33,8 @@ _NAMES = ("mkdir", "mkdirat", "link", "linkat", "symlink", "rename")
 TAKES_SPACE = (*_NAMES, "pwrite64", "fsync", "syncfs", "ftruncate", "fallocate")
 """What allocates on the store's disk, or is told there that the disk was full. Not write(2), by which workers' pipes are
 written as well: tests/life/test_life_full_disk.py has disks that really are full."""
+CHANGES = (*TAKES_SPACE, "write", "unlink", "unlinkat", "rmdir", "mount", "move_mount", "umount2")
+"""What changes what is on the disk, or mounted."""
 
 
 @pytest.fixture
