@@ -190,8 +190,10 @@ class ComposefsStore(ImageStore):
         home = layer if whole == len(layers) else toc
         if home.chain_id not in attempt.known:
             attempt.made[home.chain_id].rename(self.folder(home.chain_id))
-            # The lowest lazy layer is on top of layers that lie in the folders of their other IDs.
-            self._name(replace(home, parent=layer.parent) if len(layers) == whole + 1 else home)
+            # What is below the lowest lazy layer has not appeared by its other ID yet, unless it was lazy itself: then it is
+            # by that one that it goes on being held.
+            appears = len(layers) == whole + 1 and home.parent not in attempt.known
+            self._name(replace(home, parent=layer.parent) if appears else home)
             if home.lazy:
                 self._cover(home.chain_id, home.lazy)
         for each in (home, toc):

@@ -25,7 +25,7 @@ from als.store.images import RefRecord
 from als.store.lazyfolders import keys
 from als.store.liveness import Claims, Holder, Published, decide
 from tests.formats.tocbuilder import estargz, file, zstd_podman
-from tests.harness.lazyimages import image_of
+from tests.harness.lazyimages import image_of, keep
 from tests.harness.policy import ExpectedLogs
 from tests.harness.system import unmount_below
 from tests.imagestore.lazyshop import mounted
@@ -64,6 +64,22 @@ def test_what_a_reference_names_stays(store: LazyStore, service: Service) -> Non
     assert live.lazy == {layer.key: {reference} for layer in layers}
     assert not live.layers.keys() & set(service.layers.ids())
     assert [problem.what for problem in fsck(service, deep=True).found] == []
+
+
+def test_a_lazy_layer_on_one_that_was_lazy(store: LazyStore, service: Service) -> None:
+    """It lies on the very folder that is held for whoever uses it."""
+    image, layers = store.pull("img", ONE, TWO)
+    store.settle(image, layers)
+    three = estargz([file("fifth", noise(30_000, 5))], 40_000)
+    store.make(three, "other")
+    other = image_of(ONE, three, note="other")
+    keep(service.images, "r.io/other:1", other)
+    service.publish(other)
+    below, above = other.toc_chain
+    assert below == image.toc_chain[0] and service.composefs.lazy_key(above) is not None
+    lower = (service.composefs.folder(above) / "lower").read_text()
+    assert service.composefs.link_target(lower.removeprefix("l/")) == below
+    assert published_problems(service) == []
 
 
 def test_a_removed_image_goes_with_its_lazy_layers(store: LazyStore, service: Service) -> None:
