@@ -101,7 +101,10 @@ def cuts(found: Recording, count: int, seed: int, first: int = 0) -> list[int]:
     writes = [(position, write) for position, write in found.writes() if position > first]
     before = [at for (at, _), (_, after) in itertools.pairwise(writes) if not after.data]
     everywhere = [position for position, _ in writes]
-    chosen = {chance.choice(before if number % 2 else everywhere) for number in range(count)}
+    chosen: set[int] = set()
+    for number in range(count):
+        among = [at for at in (before if number % 2 else everywhere) if at not in chosen]
+        chosen.update(chance.sample(among, min(len(among), 1)))
     return sorted(chosen)
 
 
