@@ -44,32 +44,32 @@ class LazyScene:
     def play(self) -> None:
         """Layers are shown, read in part, found again by the next daemon, filled, sealed and removed; also at once."""
         with self._site() as site:
-            self._pull(site, "one")
-            with site.mounts():
-                (site.mount_by_chain(self._images["one"]) / "d" / "shared1").read_bytes()
+            self._show(site, "one", "d/shared1")
             site.als.stop()
             site.als.start()
             self._complete(site, "one")
-            self._pull(site, "two")
-            with site.mounts():
-                (site.mount_by_chain(self._images["two"]) / "d" / "two1").read_bytes()
+            self._show(site, "two", "d/two1")
             self._remove(site, "one")
             site.als.cli("gc")
-            self._pull(site, "one")
+            self._show(site, "one", "d/one1")
             self._complete(site, "two")
             self._remove(site, "two")
             site.als.cli("gc")
             self._complete(site, "one")
-            # What was shown lazily, and is so no more.
+            # Folders of layers that were lazy.
             site.als.cli("gc")
-            self._pull(site, "two")
+            self._show(site, "two", "d/two2")
 
     def _site(self) -> Site:
         return Site(self._folder, self._proxy, QUIET, root=self._disk.point / "a")
 
-    def _pull(self, site: Site, name: str) -> None:
-        site.als.cli("pull", "-q", self._images[name].reference)
+    def _show(self, site: Site, name: str, path: str) -> None:
+        """A client looks the image up, and a container reads the beginning of a file."""
+        site.look_up(self._images[name])
         self.shown.begins(name, self._disk.position())
+        assert not site.is_sealed(self._images[name]), "it is lazy"
+        with site.mounts(), (site.mount_by_chain(self._images[name]) / path).open("rb") as file:
+            file.read(100)
 
     def _complete(self, site: Site, name: str) -> None:
         site.als.cli("wait", "-q", self._images[name].reference)
@@ -117,7 +117,7 @@ class LazyScene:
         for name in shown:
             self._check_content(site, name)
         for name, image in self._images.items():
-            site.als.cli("pull", "-q", image.reference)
+            site.look_up(image)
             site.als.cli("wait", "-q", image.reference)
             assert site.is_sealed(image), name
             self._check_content(site, name)

@@ -137,6 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("points", type=int, help="half of them without a daemon, half of them with lazy layers")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--only", choices=("plain", "lazy"), help="all of them of one half")
     parser.add_argument("--kind", choices=("ext4", "xfs"), default="ext4")
     options = parser.parse_args()
     sys.stdout.write(f"seed {options.seed}\n")
@@ -146,21 +147,23 @@ def main() -> int:
         os.environ["HOME"] = str(base / "home")
         registry = stack.enter_context(RegistryServer(base / "registry"))
         proxy = stack.enter_context(BlobProxy(registry.address))
-        failures = 0
-        with recording(base / "disk", options.kind) as disk:
-            scene = play(disk, base)
-        failures += _cut_all(scene.check, disk, options.points // 2, options.seed)
-        with recording(base / "lazy", options.kind) as disk:
-            lazy = play_lazily(disk, base, registry, proxy)
-        failures += _cut_all(lazy.check, disk, options.points - options.points // 2, options.seed)
-    sys.stdout.write(f"{options.points:6} power cuts, {failures} after which something was lost\n")
-    return 1 if failures else 0
+        plays: dict[str, Callable[[Recording], Scene | LazyScene]] = {
+            "plain": lambda disk: play(disk, base),
+            "lazy": lambda disk: play_lazily(disk, base, registry, proxy),
+        }
+        chosen = [options.only] if options.only else list(plays)
+        lost = 0
+        for each in chosen:
+            with recording(base / each, options.kind) as disk:
+                scene = plays[each](disk)
+            lost += _cut_all(scene.check, each, cuts(disk, options.points // len(chosen), options.seed), options.seed)
+    return 1 if lost else 0
 
 
-def _cut_all(check: Callable[[int, int], str], disk: Recording, count: int, seed: int) -> int:
+def _cut_all(check: Callable[[int, int], str], scene: str, positions: list[int], seed: int) -> int:
     """How many of these cuts lost something."""
     failures = 0
-    for cut in cuts(disk, count, seed):
+    for cut in positions:
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
@@ -168,6 +171,7 @@ def _cut_all(check: Callable[[int, int], str], disk: Recording, count: int, seed
         except (AssertionError, AlsError, RuntimeError, OSError) as error:
             failures += 1
             sys.stdout.write(f"ERROR {error}\n{said.getvalue()}\n")
+    sys.stdout.write(f"{scene}: {len(positions):6} power cuts, {failures} after which something was lost\n")
     return failures
 
 

@@ -31,7 +31,7 @@ from tests.lazy.site import noise
 from tests.life.stores import image, pull
 
 HOUR, DAY = 3600, 86400
-OFFSETS = (2 * HOUR, 400 * DAY, -2 * HOUR, -400 * DAY)
+OFFSETS = (2 * HOUR, -400 * DAY)
 FILES = contents(8, 40_000)
 
 
