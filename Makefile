@@ -10,7 +10,8 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
 	@echo "make soak    gc in a loop beside pulls and runs of overlapping images (SECONDS=300, ARGS='--seed N'), POINTS=300 power cuts,"
-	@echo "             a pull each of whose system calls fails once, and 200 kills of the daemon under readers"
+	@echo "             pulls and a daemon each of whose system calls fails once or is the last, rm and gc likewise,"
+	@echo "             and 200 kills of the daemon under readers"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
 	@echo "make man     the manual pages, into build/man"
@@ -46,7 +47,7 @@ POINTS := 300
 soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)
 	@$(PYTHON) -m tests.life.powercuts $(POINTS) $(ARGS)
-	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q tests/life/test_life_faults.py
+	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q $(addprefix tests/life/test_life_,faults.py lazy_faults.py killed_calls.py)
 	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py -k kills
 
 CASES := 100000
