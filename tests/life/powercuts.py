@@ -154,7 +154,7 @@ def main() -> int:
         chosen = [options.only] if options.only else list(plays)
         lost = 0
         for each in chosen:
-            with recording(base / each, options.kind) as disk:
+            with recording(base / each, options.kind) as disk, contextlib.redirect_stdout(io.StringIO()):
                 scene = plays[each](disk)
             lost += _cut_all(scene.check, each, cuts(disk, options.points // len(chosen), options.seed), options.seed)
     return 1 if lost else 0
