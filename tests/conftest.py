@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -27,6 +28,9 @@ TOOLS_BESIDE = ROOT.parent / "shared" / "tools.tar.zst"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # As pip does when it installs them. Where the environment forbids it (PYTHONDONTWRITEBYTECODE), each daemon and each
+    # command of a test would compile them all anew, for seconds.
+    compileall.compile_dir(ROOT / "als", quiet=1)
     config.pluginmanager.register(Policy(config), "als-policy")
     config.pluginmanager.register(vmpytest.plugin(CACHE), "als-vm")
 

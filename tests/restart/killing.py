@@ -1,8 +1,9 @@
 """SIGKILLs at random moments, under readers of lazy files: what they get, and how long they wait.
 
-Readers go through overlay, as in containers, and hold their files open, so that every read that the page cache does not
-answer is FUSE's. A daemon is killed while it serves, and while it starts; never so often in a row that the keeper takes it for
-hopeless (:mod:`als.keeper.restarts`), which is another matter with a test of its own.
+The readers here go through overlay, as in containers, and hold their files open, so that every read that the page cache does
+not answer is FUSE's; :mod:`tests.restart.containers` has real containers instead. A daemon is killed while it serves, and
+while it starts; never so often in a row that the keeper takes it for hopeless (:mod:`als.keeper.restarts`), which is another
+matter with a test of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from als.keeper.restarts import GIVE_UP, STEADY_SECONDS
 from tests.harness.als import AlsDaemon
@@ -43,6 +45,26 @@ class Report:
             f"{len(self.gaps)} kills, {self.reads} reads, {len(self.wrong)} wrong; from a kill to the next answered read "
             f"{median:.2f} s (median), {worst:.2f} s (worst); the longest read took {self.slowest:.2f} s"
         )
+
+
+class Load(Protocol):
+    """Who reads while the daemon is killed."""
+
+    @property
+    def report(self) -> Report:
+        """What came of it so far."""
+        ...
+
+    def now(self) -> float:
+        """On the clock of `answered_since`."""
+        ...
+
+    def answered_since(self, moment: float, deadline: float) -> float:
+        """Wait for a read that needs the daemon and was begun after a moment; when it was answered.
+
+        :param deadline: seconds; no answer by then fails the test.
+        """
+        ...
 
 
 class Readers:
@@ -83,8 +105,12 @@ class Readers:
             return f"{where}: {error.strerror}"
         return "" if data == self._contents[number][offset : offset + length] else f"{where}: wrong bytes"
 
+    def now(self) -> float:
+        """See `Load`."""
+        return time.monotonic()
+
     def answered_since(self, moment: float, deadline: float) -> float:
-        """Wait for a read that was begun after a moment; when it was answered."""
+        """See `Load`."""
 
         def found() -> list[float]:
             return [ended for begun, ended in self._ended if begun > moment]
@@ -113,8 +139,8 @@ def daemon_of(keeper: int) -> int:
     return int(children[0]) if children else 0
 
 
-def kill_under_load(als: AlsDaemon, readers: Readers, kills: int, seed: int, deadline: float) -> None:
-    """Kill the kept daemon so many times; the readers' report has what came of it.
+def kill_under_load(als: AlsDaemon, load: Load, kills: int, seed: int, deadline: float) -> None:
+    """Kill the kept daemon so many times; the load's report has what came of it.
 
     :param deadline: seconds within which reads go on.
     """
@@ -129,7 +155,7 @@ def kill_under_load(als: AlsDaemon, readers: Readers, kills: int, seed: int, dea
             wait_until(als.serving, "the daemon serves", deadline)
             wait(STEADY_SECONDS + chance.random() / 2)
         wait_until(lambda: daemon_of(als.pid) != 0, "there is a daemon to kill", deadline)
-        moment = time.monotonic()
+        moment = load.now()
         os.kill(daemon_of(als.pid), signal.SIGKILL)
-        readers.report.gaps.append(readers.answered_since(moment, deadline) - moment)
+        load.report.gaps.append(load.answered_since(moment, deadline) - moment)
         als.replaced(serving, deadline)
