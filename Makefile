@@ -42,13 +42,14 @@ bench: setup
 	@$(PYTHON) -m bench.files
 	@$(PYTHON) -m bench.lazyfiles
 	@$(PYTHON) -m bench.verity
+	@$(PYTHON) -m bench.kill
 
 POINTS := 300
 soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)
 	@$(PYTHON) -m tests.life.powercuts $(POINTS) $(ARGS)
 	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q $(addprefix tests/life/test_life_,faults.py lazy_faults.py killed_calls.py)
-	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py -k kills
+	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py tests/restart/test_restart_containers.py -k kills
 
 CASES := 100000
 fuzz: setup

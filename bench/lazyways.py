@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bench.link import ShapedLink
 from tests.harness.podman import Binaries, Podman, Storage
@@ -94,36 +96,56 @@ def stargz(program: Path, binaries: Binaries, reference: str, link: ShapedLink, 
 
     def podman(folder: Path) -> Iterator[Podman]:
         with ExitStack() as stack:
-            point = stack.enter_context(_stargz_store(program, folder, link.address))
-            storage = Storage((f"{point}:ref",), metacopy=False, insecure=(link.address,))
+            store = stack.enter_context(StargzStore(program, folder, link.address))
+            storage = Storage((f"{store.point}:ref",), metacopy=False, insecure=(link.address,))
             yield stack.enter_context(Podman(folder / "p", storage, binaries))
 
     return Way(f"podman {version_of(binaries)} stargz-store {kind}", reference, podman)
 
 
-@contextmanager
-def _stargz_store(program: Path, folder: Path, registry: str) -> Iterator[Path]:
-    """A store with nothing cached; where it is mounted."""
-    point, data = folder / "s", folder / "d"
-    for each in (point, data):
-        each.mkdir(parents=True)
-    configuration = folder / "store.toml"
-    host = json.dumps(registry)
-    configuration.write_text(
-        f"[resolver]\n[resolver.host.{host}]\n[[resolver.host.{host}.mirrors]]\nhost = {host}\ninsecure = true\n", "utf-8"
-    )
-    command = list(map(str, (program, "--config", configuration, "--root", data, "--addr", folder / "store.sock", point)))
-    with (folder / "store.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
+class StargzStore:
+    """A store with nothing cached, mounted at `point`; a context manager."""
+
+    def __init__(self, program: Path, folder: Path, registry: str) -> None:
+        self.point = folder / "s"
+        self._folder = folder
+        data, configuration = folder / "d", folder / "store.toml"
+        for each in (self.point, data):
+            each.mkdir(parents=True)
+        host = json.dumps(registry)
+        configuration.write_text(
+            f"[resolver]\n[resolver.host.{host}]\n[[resolver.host.{host}.mirrors]]\nhost = {host}\ninsecure = true\n", "utf-8"
+        )
+        words = (program, "--config", configuration, "--root", data, "--addr", folder / "store.sock", self.point)
+        self._command = list(map(str, words))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it has mounted something."""
+        log = self._folder / "store.log"
+        before = len(mounts_below(self._folder))
+        with log.open("ab") as output:
+            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self._process = process
 
         def mounted() -> bool:
             if process.poll() is not None:
-                raise RuntimeError(f"stargz-store ended: {(folder / 'store.log').read_text('utf-8')[-2000:]}")
-            return any(mount.point == point.resolve() for mount in mounts_below(folder))
+                raise RuntimeError(f"stargz-store ended: {log.read_text('utf-8')[-2000:]}")
+            # Above what one that was killed has left.
+            return len(mounts_below(self._folder)) > before
 
         wait_until(mounted, "stargz-store")
-        yield point
-    finally:
-        unmount_below(folder)
-        stop_process(process)
+
+    def kill(self) -> None:
+        """End it without warning; what it has mounted stays."""
+        assert self._process is not None
+        stop_process(self._process, first=signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        unmount_below(self._folder)
+        if self._process is not None:
+            stop_process(self._process)
