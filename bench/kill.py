@@ -27,6 +27,7 @@ from tests.conftest import unpacked as unpacked_tools
 from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.images import ImageFactory
+from tests.harness.kills import daemon_of
 from tests.harness.ocilayout import LayerBlob, TarBuilder
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
@@ -34,7 +35,7 @@ from tests.harness.stack import Stack
 from tests.harness.system import wait_until
 from tests.lazily.images import layer, runnable
 from tests.restart.containers import Containers, Sample
-from tests.restart.killing import Report, daemon_of
+from tests.restart.killing import Report
 
 DEADLINE = 60.0
 _FILES = {f"d/{number}": 400_000 for number in range(12)}

@@ -1,8 +1,11 @@
-"""gc in a loop beside pulls and runs of images that overlap: ``python -m tests.harness.soak SECONDS [--seed N]``.
+"""gc in a loop beside pulls and runs of images that overlap: ``python -m tests.harness.soak SECONDS [--seed N] [--kills]``.
 
 Each worker owns some of the images' names, so that it knows what must be there; their layers come from one small pool, so that
 what one worker removes is mostly what another is just pulling. Whatever a worker does must succeed, and every container
 must read what its image says. In the end everything is removed, and gc has to leave nothing.
+
+With kills, the daemon is killed at random moments all the time. All of that still holds, but for an `als pull` that the daemon
+was at work on: it says so, and is to succeed when it is tried again.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.images import ImageFactory
+from tests.harness.kills import Killer
 from tests.harness.ocilayout import TarBuilder
 from tests.harness.registry import RegistryServer
 from tests.harness.stack import Stack
@@ -28,6 +33,10 @@ POOL = 10
 """Layers to choose from."""
 IMAGES = 12
 _SHARED_FILES = 5
+_SERVES_AGAIN_SECONDS = 60.0
+_TRIES = 20
+_ENDED = "the daemon ended"
+"""Part of what `als pull` says when the daemon that it has asked is killed."""
 
 
 @dataclass
@@ -69,12 +78,16 @@ def make_samples(stack: Stack, images: ImageFactory, seed: int) -> list[Sample]:
 
 
 class Soak:
-    """Workers on one stack."""
+    """Workers on one stack.
 
-    def __init__(self, stack: Stack, samples: Sequence[Sample], seed: int) -> None:
+    :param kills: one of them kills the daemon, which has to be kept.
+    """
+
+    def __init__(self, stack: Stack, samples: Sequence[Sample], seed: int, *, kills: bool = False) -> None:
         self._stack = stack
         self._samples = samples
         self._seed = seed
+        self._kills = kills
         self._tally = Tally()
         self._end = 0.0
 
@@ -91,6 +104,8 @@ class Soak:
             threading.Thread(target=self._guarded, args=(self._als_worker, self._samples[2 * third :], 3), name="als"),
             threading.Thread(target=self._guarded, args=(self._gc_worker, (), 4), name="gc"),
         ]
+        if self._kills:
+            threads.append(threading.Thread(target=self._guarded, args=(self._killing_worker, (), 6), name="kills"))
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -101,7 +116,7 @@ class Soak:
     def _guarded(self, work: Callable[[Sequence[Sample], random.Random], None], samples: Sequence[Sample], number: int) -> None:
         try:
             work(samples, random.Random(f"{self._seed} {number}"))
-        except (AssertionError, OSError) as error:
+        except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
             self._tally.errors.append(f"{threading.current_thread().name}: {error}")
             self._end = 0.0
 
@@ -152,12 +167,30 @@ class Soak:
                 als.cli("rm", gone)
                 held.remove(gone)
             else:
-                als.cli("pull", "-q", sample.reference)
+                self._pull(sample)
                 held.add(sample.reference)
             for reference in held:
                 files = [entry for entry in als.files(reference) if str(entry["path"]).startswith("/pool/")]
                 assert files, reference
             self._tally.done["als"] += 1
+
+    def _pull(self, sample: Sample) -> None:
+        """``als pull``, tried again when the daemon was killed meanwhile, and then only."""
+        for _ in range(_TRIES if self._kills else 1):
+            done = self._stack.als.cli("pull", "-q", sample.reference, status=None)
+            said = done.stderr.decode("utf-8", "replace")
+            if _ENDED not in said:
+                break
+            self._tally.done["als pull, tried again"] += 1
+        assert done.returncode == 0, f"als pull {sample.reference}: {said}"
+
+    def _killing_worker(self, samples: Sequence[Sample], chance: random.Random) -> None:
+        killer = Killer(self._stack.als, chance, _SERVES_AGAIN_SECONDS)
+        while self._working():
+            killer.wait()
+            killer.kill()
+            killer.wait_replaced()
+            self._tally.done["kills"] += 1
 
     def _gc_worker(self, samples: Sequence[Sample], chance: random.Random) -> None:
         als = self._stack.als
@@ -188,13 +221,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--kills", action="store_true", help="kill the daemon at random moments")
     options = parser.parse_args()
     sys.stdout.write(f"seed {options.seed}\n")
     with tempfile.TemporaryDirectory(prefix="als-", dir="/var/tmp") as name:
         base = Path(name)
-        with RegistryServer(base / "registry") as registry, Stack(base, registry) as stack:
+        with RegistryServer(base / "registry") as registry, Stack(base, registry, keep=options.kills) as stack:
             samples = make_samples(stack, ImageFactory(base / "oci"), options.seed)
-            tally = Soak(stack, samples, options.seed).run(options.seconds)
+            tally = Soak(stack, samples, options.seed, kills=options.kills).run(options.seconds)
     sys.stdout.write("".join(f"{count:6} {what}\n" for what, count in sorted(tally.done.items())))
     sys.stdout.write("".join(f"ERROR {error}\n" for error in tally.errors))
     return 1 if tally.errors else 0

@@ -1,16 +1,13 @@
 """SIGKILLs at random moments, under readers of lazy files: what they get, and how long they wait.
 
 The readers here go through overlay, as in containers, and hold their files open, so that every read that the page cache does
-not answer is FUSE's; :mod:`tests.restart.containers` has real containers instead. A daemon is killed while it serves, and
-while it starts; never so often in a row that the keeper takes it for hopeless (:mod:`als.keeper.restarts`), which is another
-matter with a test of its own.
+not answer is FUSE's; :mod:`tests.restart.containers` has real containers instead.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import statistics
 import threading
 import time
@@ -20,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from als.keeper.restarts import GIVE_UP, STEADY_SECONDS
 from tests.harness.als import AlsDaemon
-from tests.harness.system import wait_until
+from tests.harness.kills import Killer
 
 _LONGEST_READ = 300_000
 
@@ -133,29 +129,15 @@ class Readers:
             os.close(file)
 
 
-def daemon_of(keeper: int) -> int:
-    """The process that a keeper has started; 0: none just now."""
-    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text("ascii").split()
-    return int(children[0]) if children else 0
-
-
 def kill_under_load(als: AlsDaemon, load: Load, kills: int, seed: int, deadline: float) -> None:
     """Kill the kept daemon so many times; the load's report has what came of it.
 
     :param deadline: seconds within which reads go on.
     """
-    chance, hurried, wait = random.Random(seed), 0, threading.Event().wait
-    for _ in range(kills):
-        serving = als.serving_pid
-        if hurried < GIVE_UP - 2 and chance.random() < 0.8:
-            hurried += 1
-            wait(chance.random())
-        else:
-            hurried = 0
-            wait_until(als.serving, "the daemon serves", deadline)
-            wait(STEADY_SECONDS + chance.random() / 2)
-        wait_until(lambda: daemon_of(als.pid) != 0, "there is a daemon to kill", deadline)
+    killer = Killer(als, random.Random(seed), deadline)
+    while killer.kills < kills:
+        killer.wait()
         moment = load.now()
-        os.kill(daemon_of(als.pid), signal.SIGKILL)
+        killer.kill()
         load.report.gaps.append(load.answered_since(moment, deadline) - moment)
-        als.replaced(serving, deadline)
+        killer.wait_replaced()

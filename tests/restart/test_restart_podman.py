@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.images import ImageFactory
+from tests.harness.kills import daemon_of
 from tests.harness.ocilayout import TarBuilder
 from tests.harness.registry import RegistryServer
 from tests.harness.stack import Stack
 from tests.harness.system import mounts, wait_until
-from tests.restart.killing import daemon_of
 
 DEADLINE = 3.0
 """Of lookups, and so of the keeper's patience with a daemon that hangs: its least is 5 seconds."""
