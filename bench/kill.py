@@ -28,16 +28,17 @@ from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.images import ImageFactory
 from tests.harness.kills import daemon_of
-from tests.harness.ocilayout import LayerBlob, TarBuilder
+from tests.harness.ocilayout import TarBuilder
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
 from tests.harness.stack import Stack
 from tests.harness.system import wait_until
-from tests.lazily.images import layer, runnable
+from tests.lazily.images import layer, runnable, stored
 from tests.restart.containers import Containers, Sample
 from tests.restart.killing import Report
 
 DEADLINE = 60.0
+_LOADED_SECONDS = 4.0
 _FILES = {f"d/{number}": 400_000 for number in range(12)}
 _SETTINGS = {"lazy": "always", "record_profiles": False, "background": False, "layouts": ["composefs"]}
 
@@ -57,11 +58,7 @@ def make_images(folder: Path, registry: RegistryServer, others: int) -> Images:
     factory = ImageFactory(folder)
     chance = random.Random(11)
     files = {name: chance.randbytes(size) for name, size in _FILES.items()}
-    blobs = []
-    for sample in (runnable("estargz"), layer("estargz", files)):
-        digest, size = factory.layout.add_blob(sample.blob)
-        annotations = dict(sample.descriptor.annotations)
-        blobs.append(LayerBlob(digest, size, sample.diff_id, sample.descriptor.media_type, annotations))
+    blobs = [stored(factory.layout, sample) for sample in (runnable("estargz"), layer("estargz", files))]
     factory.layout.add_image("kill", blobs)
     for number in range(others):
         factory.runnable(f"other{number}", [TarBuilder().file(f"other/{number}", f"{number}".encode() * 100).build()])
@@ -82,9 +79,9 @@ def killed(folder: Path, registry: RegistryServer, binaries: Binaries, made: Ima
             containers.lazy.append(reader)
             containers.all_read(DEADLINE)
             for _ in range(kills):
-                # The keeper starts the next one at once where the last one was well for so long.
+                # As one that has run for days: the keeper starts the next one at once, and has it ready.
                 wait_until(stack.als.serving, "the daemon serves", DEADLINE)
-                threading.Event().wait(STEADY_SECONDS + chance.random())
+                threading.Event().wait(STEADY_SECONDS + _LOADED_SECONDS + chance.random())
                 before, moment = stack.als.serving_pid, containers.now()
                 os.kill(daemon_of(stack.als.pid), signal.SIGKILL)
                 containers.report.gaps.append(containers.answered_since(moment, DEADLINE) - moment)

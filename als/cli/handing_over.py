@@ -39,8 +39,11 @@ def become_keeper(ctx: click.Context, config: Config) -> NoReturn:
         "log-level": config.log_level.upper(),
     }
     settings = [part for name, value in keeper.items() for part in _option(name, value)]
-    command = [sys.executable, "-m", "als", *options, "serve"]
-    os.execv(sys.executable, [sys.executable, "-m", "als.keeper", *settings, "--", *command])
+    command = [*options, "serve"]
+    standby = [f"--standby={part}" for part in (sys.executable, "-m", "als.cli.standby", *command)]
+    os.execv(
+        sys.executable, [sys.executable, "-m", "als.keeper", *settings, *standby, "--", sys.executable, "-m", "als", *command]
+    )
 
 
 def _option(name: str, value: object) -> list[str]:

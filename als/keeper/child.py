@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 from als.keeper import protocol
 
 _CREDENTIALS = struct.Struct("=iII")
 """struct ucred of unix(7): process, user, group."""
-_MOST_DESCRIPTORS = 16
 _CANNOT_START = 126
 
 
-class Child:
-    """A running process."""
+class Process:
+    """One that was started here."""
 
-    def __init__(self, command: Sequence[str], held: Mapping[str, int], address: str, watchdog: float) -> None:
-        """
-        :param command: the program, by its path, and its arguments.
-        :param held: descriptors that it finds, by name.
-        :param address: where it sends messages to.
-        :param watchdog: seconds within which it has to show that it lives, once it is ready.
-        """
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                _become(command, held, address, watchdog)
-            finally:
-                os._exit(_CANNOT_START)
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; it was not waited for yet, so the number is still its own."""
@@ -45,15 +34,67 @@ class Child:
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def _become(command: Sequence[str], held: Mapping[str, int], address: str, watchdog: float) -> None:
-    """Replace this process, which is to do nothing else any more."""
-    # Out of the way first: one of them may have the number that another one gets.
-    away = protocol.FIRST + len(held)
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, away) for descriptor in held.values()]
-    for index, descriptor in enumerate(copies):
-        os.dup2(descriptor, protocol.FIRST + index, inheritable=True)
-    variables = protocol.environment(list(held), os.getpid(), address, watchdog)
-    os.execve(command[0], list(command), {**os.environ, **variables})
+class Child(Process):
+    """A running daemon."""
+
+    @classmethod
+    def start(cls, command: Sequence[str], held: Mapping[str, int], address: str, watchdog: float) -> Self:
+        """
+        :param command: the program, by its path, and its arguments.
+        :param held: descriptors that it finds, by name.
+        :param address: where it sends messages to.
+        :param watchdog: seconds within which it has to show that it lives, once it is ready.
+        """
+
+        def variables() -> dict[str, str]:
+            return protocol.environment(list(held), os.getpid(), address, watchdog)
+
+        return cls(_fork(command, list(held.values()), variables))
+
+
+class Standby(Process):
+    """A process that has loaded the daemon's program and waits to become it (:mod:`als.keeper.standby`)."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """
+        :param command: the program, by its path, and its arguments.
+        """
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            super().__init__(_fork(command, [theirs.fileno()], dict))
+
+    def become(self, held: Mapping[str, int], address: str, watchdog: float) -> Child | None:
+        """Have it be what `Child.start` would start; None: it cannot."""
+        variables = protocol.environment(list(held), self.pid, address, watchdog)
+        with self._link:
+            try:
+                # All that is ever sent, so there is room.
+                socket.send_fds(self._link, [json.dumps(variables).encode()], list(held.values()))
+            except OSError:
+                return None
+        return Child(self.pid)
+
+    def dismiss(self) -> None:
+        """End it."""
+        self._link.close()
+        self.signal(signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def _fork(command: Sequence[str], descriptors: Sequence[int], variables: Callable[[], dict[str, str]]) -> int:
+    """Start a program with these descriptors from `protocol.FIRST` on.
+
+    :param variables: called in the new process, whose number they may name; beside those of this one.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        # Nothing else is to be done in there.
+        protocol.put_in_place(descriptors)
+        os.execve(command[0], list(command), {**os.environ, **variables()})
+    finally:
+        os._exit(_CANNOT_START)
 
 
 class Mailbox:
@@ -78,7 +119,7 @@ class Mailbox:
     def receive(self, process: int) -> tuple[dict[str, str], list[int]] | None:
         """The next message of a process, and the descriptors that came with it; None: there is none."""
         while True:
-            room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
+            room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * protocol.MOST_DESCRIPTORS)
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(protocol.MOST_BYTES, room, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:

@@ -1,7 +1,8 @@
 """The keeper: starts the daemon, keeps its descriptors, and starts it again when it dies or hangs.
 
-It is what systemd is to a service with a descriptor store, for machines and containers without systemd. It does so little that
-there is nothing in it to die of. Nothing of what it does takes long, so one thread and one loop are enough.
+It is what systemd is to a service with a descriptor store, for machines and containers without systemd. Other than systemd it
+has the next daemon ready while one serves, as far as that can be without being asked. It does so little that there is nothing
+in it to die of. Nothing of what it does takes long, so one thread and one loop are enough.
 
 SIGTERM and SIGINT end both for good; SIGHUP has the daemon start anew, from the program that is on disk now, while readers
 wait for it. Where a daemon dies again and again, the mount is taken away and the connection closed, so that podman works
@@ -16,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +26,8 @@ from pathlib import Path
 
 from als.errors import KernelError
 from als.keeper import protocol
-from als.keeper.child import Child, Mailbox
-from als.keeper.restarts import Restarts
+from als.keeper.child import Child, Mailbox, Standby
+from als.keeper.restarts import STEADY_SECONDS, Restarts
 from als.mount.table import find_mount
 from als.mount.unmounting import unmount
 
@@ -51,6 +53,8 @@ class Settings:
     """Seconds that it has to be ready where it takes over a connection."""
     stop: float = 60.0
     """Seconds that it has to end."""
+    standby: tuple[str, ...] = ()
+    """What waits to become the daemon (:mod:`als.keeper.standby`); empty: nothing does."""
 
 
 class Keeper:
@@ -62,6 +66,8 @@ class Keeper:
         self._held: dict[str, int] = {}
         self._restarts = Restarts()
         self._child: Child | None = None
+        self._standby: Standby | None = None
+        self._standby_due = math.inf
         self._ready = self._seen = 0.0
         """When it was ready (0: not yet), and when anything was heard of it last, on the monotonic clock."""
         self._ever_ready = False
@@ -80,24 +86,31 @@ class Keeper:
                 now = time.monotonic()
                 if self._child is None and now >= self._next_start:
                     self._start(now)
+                if self._child is not None and now >= self._standby_due:
+                    self._standby, self._standby_due = Standby(self._settings.standby), math.inf
                 select.select([self._mailbox.fileno(), wakeup.fileno()], [], [], self._patience(now))
                 for number in _arrived(wakeup):
                     self._handle(number)
                 self._listen()
                 status = self._look_after()
                 if status is not None:
+                    self._dismiss_standby()
                     return status
 
     def _start(self, now: float) -> None:
-        settings = self._settings
-        self._child = Child(settings.command, self._held, self._mailbox.address, settings.watchdog)
+        settings, address = self._settings, self._mailbox.address
+        standby, self._standby = self._standby, None
+        self._child = standby.become(self._held, address, settings.watchdog) if standby is not None else None
+        if self._child is None:
+            self._child = Child.start(settings.command, self._held, address, settings.watchdog)
+        self._standby_due = math.inf
         self._ready, self._seen = 0.0, now
         self._hung = self._again = False
         self._stop_by = None
 
     def _patience(self, now: float) -> float | None:
         """Seconds until something has to be done unasked; None: never."""
-        until = self._next_start if self._child is None else self._limit()
+        until = self._next_start if self._child is None else min(self._limit(), self._standby_due)
         return max(0.0, until - now) if until < math.inf else None
 
     def _limit(self) -> float:
@@ -107,7 +120,7 @@ class Keeper:
         if self._ready:
             return self._seen + self._settings.watchdog
         # With nothing to take over nobody waits for it, and after a reboot there may be much to mount.
-        return self._seen + self._settings.start if self._held else math.inf
+        return self._seen + self._settings.start if self._holds_connection() else math.inf
 
     def _handle(self, number: int) -> None:
         if number in _ENDS:
@@ -118,6 +131,8 @@ class Keeper:
         elif number == signal.SIGHUP and not self._ending:
             log.info("the daemon starts anew")
             self._again = True
+            # It has the program that was on disk before.
+            self._dismiss_standby()
             self._ask_to_end()
 
     def _ask_to_end(self) -> None:
@@ -131,6 +146,9 @@ class Keeper:
             self._seen = time.monotonic()
             if "READY" in said and not self._ready:
                 self._ready, self._ever_ready = self._seen, True
+                if self._settings.standby:
+                    # Loading takes processor time, of which now others have better use.
+                    self._standby_due = self._seen + STEADY_SECONDS
             name = said.get("FDNAME", "")
             if "FDSTORE" in said and protocol.is_name(name) and len(descriptors) == 1:
                 self._drop(name)
@@ -142,6 +160,9 @@ class Keeper:
 
     def _look_after(self) -> int | None:
         """Do what has to be done; the exit status when there is nothing left to do."""
+        if self._standby is not None and self._standby.ended() is not None:
+            log.warning("the process that waits to become the daemon has ended")
+            self._standby = None
         child = self._child
         if child is None:
             return 0 if self._ending else None
@@ -175,6 +196,11 @@ class Keeper:
             self._give_up()
         return None
 
+    def _dismiss_standby(self) -> None:
+        standby, self._standby, self._standby_due = self._standby, None, math.inf
+        if standby is not None:
+            standby.dismiss()
+
     def _give_up(self) -> None:
         """Let nobody wait for a daemon any more."""
         self._detach()
@@ -184,12 +210,16 @@ class Keeper:
     def _detach(self) -> None:
         where = self._settings.mountpoint
         entry = find_mount(where)
-        if entry is None or entry.fstype != self._settings.fstype or not self._held:
+        if entry is None or entry.fstype != self._settings.fstype or not self._holds_connection():
             return
         try:
             unmount(where, lazily=True)
         except KernelError as error:
             log.error("%s", error)
+
+    def _holds_connection(self) -> bool:
+        """Whether what is mounted is ours: /dev/fuse is among what is held, and not sockets alone."""
+        return any(stat.S_ISCHR(os.fstat(descriptor).st_mode) for descriptor in self._held.values())
 
     def _drop(self, name: str) -> None:
         descriptor = self._held.pop(name, None)

@@ -43,16 +43,16 @@ class Manager:
         return Manager(address, held, protocol.watchdog_seconds(found, process)) if address else None
 
     def held(self) -> Mapping[str, int]:
-        """See :meth:`als.fuse.connection.Holder.held`."""
+        """See :meth:`als.native.listeners.Keeper.held`."""
         return dict(self._held)
 
     def hold(self, name: str, descriptor: int) -> None:
-        """See :meth:`als.fuse.connection.Holder.hold`."""
+        """See :meth:`als.native.listeners.Keeper.hold`."""
         self._held[name] = descriptor
         self._send(protocol.message(FDSTORE="1", FDNAME=name), descriptor)
 
     def drop(self, name: str) -> None:
-        """See :meth:`als.fuse.connection.Holder.drop`."""
+        """See :meth:`als.native.listeners.Keeper.drop`."""
         self._held.pop(name, None)
         self._send(protocol.message(FDSTOREREMOVE="1", FDNAME=name))
 

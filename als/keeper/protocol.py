@@ -1,4 +1,4 @@
-"""sd_notify(3) and sd_listen_fds(3) as bytes and environment variables. Pure.
+"""sd_notify(3) and sd_listen_fds(3) as bytes and environment variables.
 
 A message is a datagram of lines ``NAME=VALUE``; descriptors come with it. What is used here: ``READY=1``, ``STOPPING=1``,
 ``WATCHDOG=1``, ``FDSTORE=1`` and ``FDSTOREREMOVE=1`` with ``FDNAME=``. At its start a process finds what was stored from
@@ -7,11 +7,15 @@ descriptor 3 on, with ``LISTEN_FDS`` (how many), ``LISTEN_FDNAMES`` (separated b
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 from collections.abc import Mapping, Sequence
 
 FIRST = 3
 """The first descriptor that is handed over (SD_LISTEN_FDS_START)."""
+MOST_DESCRIPTORS = 16
+"""Of a process."""
 MOST_BYTES = 4096
 """Of a message."""
 _FDNAME = re.compile(r"[!-9;-~]{1,255}")
@@ -63,6 +67,15 @@ def descriptors(variables: Mapping[str, str], process: int) -> dict[str, int]:
     count = int(variables["LISTEN_FDS"])
     names = variables.get("LISTEN_FDNAMES", "").split(":")
     return {names[index]: FIRST + index for index in range(min(count, len(names)))}
+
+
+def put_in_place(given: Sequence[int]) -> None:
+    """Have these descriptors be those from `FIRST` on, whatever was there, and inherited."""
+    # Out of the way first: one of them may have the number that another one gets.
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST + len(given)) for descriptor in given]
+    for index, descriptor in enumerate(copies):
+        os.dup2(descriptor, FIRST + index, inheritable=True)
+        os.close(descriptor)
 
 
 def watchdog_seconds(variables: Mapping[str, str], process: int) -> float | None:

@@ -15,6 +15,8 @@ from als.keeper.restarts import GIVE_UP, STEADY_SECONDS
 from tests.harness.als import AlsDaemon
 from tests.harness.system import wait_until
 
+_LOADING_SECONDS = 3.0
+
 
 def daemon_of(keeper: int) -> int:
     """The process that a keeper has started; 0: none just now."""
@@ -49,7 +51,8 @@ class Killer:
         else:
             self._hurried = 0
             wait_until(self._als.serving, "the daemon serves", self._deadline)
-            self._wait(STEADY_SECONDS + self._chance.random() / 2)
+            # The keeper has the next one made ready from then on: it is killed before, while and after that is done.
+            self._wait(STEADY_SECONDS + self._chance.random() * _LOADING_SECONDS)
         wait_until(lambda: daemon_of(self._als.pid) != 0, "there is a daemon to kill", self._deadline)
 
     def kill(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from tests.formats.lazylayers import LazyLayer as Sample
 from tests.formats.tocbuilder import Source, estargz, file, folder, zstd_podman
 from tests.harness.images import runnable_base
+from tests.harness.ocilayout import LayerBlob, Layout
 from tests.lazy.site import noise
 
 CHUNK = 128 << 10
@@ -26,6 +27,12 @@ def contents(count: int, size: int, seed: int = 0) -> dict[str, bytes]:
 def layer(flavour: str, files: Mapping[str, bytes]) -> Sample:
     """A layer with these files below ``d``."""
     return FLAVOURS[flavour]([folder("d"), *(file(name, data, mode=0o644) for name, data in files.items())])
+
+
+def stored(layout: Layout, sample: Sample) -> LayerBlob:
+    """A layer as a blob of a layout, with the annotations that images name it by."""
+    digest, size = layout.add_blob(sample.blob)
+    return LayerBlob(digest, size, sample.diff_id, sample.descriptor.media_type, dict(sample.descriptor.annotations))
 
 
 def toc_bytes(sample: Sample) -> int:

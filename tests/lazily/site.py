@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from als.mount.erofs import mount_erofs
 from tests.formats.lazylayers import LazyLayer as Sample
 from tests.harness.als import AlsDaemon
 from tests.harness.blobproxy import BlobProxy
-from tests.harness.ocilayout import LayerBlob, Layout
+from tests.harness.ocilayout import Layout
 from tests.harness.podman import insecure_registries
 from tests.harness.registry import RegistryServer
 from tests.harness.system import run, wait_until
+from tests.lazily.images import stored
 
 SETTINGS: dict[str, object] = {"layouts": ["composefs"], "lazy": "always", "record_profiles": False}
 """Small layers would be fetched whole otherwise."""
@@ -93,12 +94,8 @@ class Shop:
 
         :param diff_ids: what its config says of some layers instead of the truth.
         """
-        layers = []
-        for number, sample in enumerate(samples):
-            digest, size = self.layout.add_blob(sample.blob)
-            claimed = (diff_ids or {}).get(number, sample.diff_id)
-            annotations = dict(sample.descriptor.annotations)
-            layers.append(LayerBlob(digest, size, claimed, sample.descriptor.media_type, annotations))
+        truth = [stored(self.layout, sample) for sample in samples]
+        layers = [replace(blob, diff_id=(diff_ids or {}).get(number, blob.diff_id)) for number, blob in enumerate(truth)]
         tag = name.replace("/", "-")
         made = self.layout.add_image(tag, layers, config)
         return described(self.layout.folder, self.put(self.layout.name(tag), f"{name}:1"), made.digest)

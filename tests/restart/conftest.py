@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,13 @@ from tests.fuse.conftest import stopped_daemon as stopped_daemon
 from tests.harness.system import wait_until
 
 KEY = "1" * 64
+_STANDBY = """
+from als.keeper import standby
+standby.prepare()
+from tests.harness import fuse_backend
+if standby.wait():
+    fuse_backend.main()
+"""
 
 
 @dataclass
@@ -26,12 +34,16 @@ class Kept(Daemon):
     """`process` is the keeper's."""
 
     watchdog: float = 30.0
+    standby: bool = False
+    """Whether the next daemon waits while one serves."""
     arguments: list[str] = field(default_factory=list)
 
     def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         where = ["--mountpoint", str(self.mountpoint), "--fstype", FSTYPE, "--run", str(self.folder)]
         daemon = [sys.executable, "-m", "tests.harness.fuse_backend", str(self.folder), str(self.mountpoint), *arguments]
-        command = [sys.executable, "-m", "als.keeper", *where, "--watchdog", str(self.watchdog), "--", *daemon]
+        waiting = [sys.executable, "-c", _STANDBY, *daemon[3:]] if self.standby else []
+        options = ["--watchdog", str(self.watchdog), *(f"--standby={part}" for part in waiting)]
+        command = [sys.executable, "-m", "als.keeper", *where, *options, "--", *daemon]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
 
@@ -39,6 +51,17 @@ class Kept(Daemon):
     def pid(self) -> int:
         """The serving daemon's process."""
         return int((self.folder / "pid").read_text())
+
+    def wait_standby(self) -> int:
+        """Until a process waits to become the daemon; which one."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+
+        def waiting() -> list[int]:
+            return [int(each) for each in children.read_text("ascii").split() if int(each) != self.pid]
+
+        wait_until(lambda: bool(waiting()), "a process waits to become the daemon")
+        return waiting()[0]
 
     def wait_ready(self) -> None:
         """Until the next daemon says that it is ready."""
