@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fuse": PURE | {"native", "mount", "fetch", "store", "imagestore", "service"},
     "keeper": PURE | {"native", "mount"},
     "control": PURE | {"config", "fetch", "native", "registry", "store", "service"},
-    "mirror": PURE | {"registry", "store", "worker", "service"},
+    "mirror": PURE | {"native", "registry", "store", "worker", "service"},
     "metrics": PURE | {"native", "service"},
 }
 """Per part, the parts it may import beside itself."""

@@ -20,6 +20,7 @@ from als.keeper.manager import Manager
 from als.metrics import serve as metrics
 from als.metrics.meters import Meters
 from als.mirror.serve import open_mirror
+from als.native.listeners import Listeners
 from als.service import Service
 from als.service.healing import Healing
 from als.service.lazily import Lazies
@@ -54,6 +55,7 @@ def command(ctx: click.Context, *, keep: bool, stopped: bool) -> None:
 
 def _serve(config: Config) -> None:
     manager = Manager.of(os.environ, os.getpid())
+    listeners = Listeners(manager)
     registry = CollectorRegistry()
     with Service(config, counters=Meters(registry)) as service:
         recover(service)
@@ -73,9 +75,9 @@ def _serve(config: Config) -> None:
             with ExitStack() as stack:
                 lazies = stack.enter_context(Lazies(service))
                 service.lazies = lazies
-                _start_control(service, stack)
+                _start_control(service, stack, listeners)
                 stack.enter_context(metrics.serving(service, registry))
-                _start_mirror(service, stack)
+                _start_mirror(service, stack, listeners)
                 healing = stack.enter_context(Healing(service))
                 scrubbing = stack.enter_context(Scrub(service))
 
@@ -94,18 +96,18 @@ def _serve(config: Config) -> None:
             pid_file.unlink(missing_ok=True)
 
 
-def _start_control(service: Service, stack: ExitStack) -> None:
+def _start_control(service: Service, stack: ExitStack, listeners: Listeners) -> None:
     """Without it the command line works by itself."""
     try:
-        stack.enter_context(Control(service))
+        stack.enter_context(Control(service, listeners))
     except ConfigError as error:
         log.error("no control socket: %s", error)
 
 
-def _start_mirror(service: Service, stack: ExitStack) -> None:
+def _start_mirror(service: Service, stack: ExitStack, listeners: Listeners) -> None:
     """Without it pulls go to the registries themselves, so nothing here keeps the daemon from starting."""
     try:
-        mirror = open_mirror(service)
+        mirror = open_mirror(service, listeners)
         if mirror is not None:
             stack.enter_context(mirror)
             log.info("registry mirror at 127.0.0.1:%d", mirror.port)

@@ -1,6 +1,7 @@
 """The control socket's life in the daemon: a thread that accepts, and one for each connection, all ended with the daemon.
 
-A lock file says whose the socket is; one that a killed daemon left behind is replaced.
+A lock file says whose the socket is; one that a killed daemon left behind is replaced. Where somebody keeps descriptors for
+the next daemon, that one goes on with the same socket: requests that come in between wait.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,12 +22,14 @@ from als.control.pull import Call, answer_pull
 from als.control.status import answer_fill, answer_status
 from als.control.wire import ALIVE_SECONDS, NAME, PROTOCOL, Channel, settings
 from als.errors import ConfigError, LockTimeout
+from als.native.listeners import Listeners, place_of
 from als.native.unixsocket import listen_at
 from als.service import Service
 from als.store.lock import locked
 
 log = logging.getLogger(__name__)
 
+_KIND = "als-control"
 _CONNECTIONS = 64
 _BACKLOG = 64
 _REQUEST_SECONDS = 10.0
@@ -34,9 +38,13 @@ _STOP_SECONDS = 15.0
 
 
 class Control:
-    """The control socket of one service; a context manager within which it serves."""
+    """The control socket of one service; a context manager within which it serves.
 
-    def __init__(self, service: Service) -> None:
+    :param listeners: where it is taken over from, and left.
+    """
+
+    def __init__(self, service: Service, listeners: Listeners | None = None) -> None:
+        self._listeners = listeners or Listeners()
         self._service = service
         self._run_folder = service.config.run
         self._stopping = threading.Event()
@@ -56,9 +64,10 @@ class Control:
                 stack.enter_context(self._waker)
                 stack.enter_context(self._wake)
                 stack.enter_context(locked(self._run_folder / f"{NAME}.lock", timeout=0.0))
-                self._listener = stack.enter_context(listen_at(self._run_folder / NAME, backlog=_BACKLOG))
+                self._listener = stack.enter_context(self._listen(self._run_folder / NAME))
                 self._listener.setblocking(False)
-                stack.callback((self._run_folder / NAME).unlink, missing_ok=True)
+                if not self._listeners.kept:
+                    stack.callback((self._run_folder / NAME).unlink, missing_ok=True)
                 self._held = stack.pop_all()
         except LockTimeout as error:
             raise ConfigError("another als serves this run folder", where=where, hint="give each a --run of its own") from error
@@ -66,6 +75,17 @@ class Control:
             raise ConfigError(f"cannot listen: {error.strerror}", where=where) from error
         self._thread.start()
         return self
+
+    def _listen(self, path: Path) -> socket.socket:
+        """
+        :raises OSError: the kernel refuses.
+        """
+        taken = self._listeners.take(_KIND, place_of(path))
+        if taken is not None:
+            return taken
+        listener = listen_at(path, backlog=_BACKLOG)
+        self._listeners.keep(_KIND, place_of(path), listener)
+        return listener
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._stopping.set()

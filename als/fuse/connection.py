@@ -20,7 +20,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +35,7 @@ from als.mount.table import find_mount
 from als.mount.unmounting import unmount
 from als.native import fuse
 from als.native import mounts as native
+from als.native.listeners import Keeper
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,20 +46,8 @@ _ROOM = 1 << 17
 """Bytes; more than any first request has."""
 
 
-class Holder(Protocol):
-    """Keeps descriptors, by name, for the process that comes after this one."""
-
-    def held(self) -> Mapping[str, int]:
-        """What this process was given, and has not dropped since."""
-        ...
-
-    def hold(self, name: str, descriptor: int) -> None:
-        """Have a descriptor kept. Ours stays ours."""
-        ...
-
-    def drop(self, name: str) -> None:
-        """Have it closed."""
-        ...
+class Holder(Keeper, Protocol):
+    """Keeps the connection for the process that comes after this one, and is told of this one's end."""
 
     def stopping(self) -> bool:
         """Tell that this process ends; False: nobody is there any more who would keep anything."""

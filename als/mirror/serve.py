@@ -24,6 +24,7 @@ from als.mirror.peer import Holders, peer_of
 from als.mirror.publish import Publications
 from als.mirror.upstream import SETTINGS, Source, Upstreams
 from als.model.reference import Reference
+from als.native.listeners import Listeners
 from als.registry.conf import RegistriesConf, load_conf
 from als.registry.environment import Environment
 from als.registry.mirrored import reference_behind
@@ -32,6 +33,7 @@ from als.service import Service
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
+_KIND = "als-mirror"
 _CONNECTIONS = 512
 _BACKLOG = 256
 _START_SECONDS = 10.0
@@ -52,10 +54,14 @@ class Mirror:
 
     :param port: on 127.0.0.1; 0: any that is free.
     :param users: user IDs that are served beside root.
+    :param listeners: where the listening socket is taken over from, and left.
     """
 
-    def __init__(self, service: Service, port: int, users: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, service: Service, port: int, users: frozenset[int] = frozenset(), listeners: Listeners | None = None
+    ) -> None:
         self.port = port
+        self._listeners = listeners or Listeners()
         self._service = service
         self._users = users
         self._holders = Holders()
@@ -71,7 +77,7 @@ class Mirror:
         :raises ConfigError: the port cannot be listened on.
         """
         try:
-            self._listener = socket.create_server((ADDRESS, self.port), backlog=_BACKLOG)
+            self._listener = self._listen(self.port)
         except OSError as error:
             where = f"{ADDRESS}:{self.port}"
             raise ConfigError(f"cannot listen: {error.strerror}", where=where, hint="set mirror_port to another one") from error
@@ -80,6 +86,17 @@ class Mirror:
         if not self._started.wait(_START_SECONDS):
             raise ConfigError("the mirror did not start", where=f"{ADDRESS}:{self.port}")
         return self
+
+    def _listen(self, port: int) -> socket.socket:
+        """
+        :raises OSError: the kernel refuses.
+        """
+        taken = self._listeners.take(_KIND, str(port))
+        if taken is not None:
+            return taken
+        listener = socket.create_server((ADDRESS, port), backlog=_BACKLOG)
+        self._listeners.keep(_KIND, str(port), listener)
+        return listener
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._token is not None and self._thread.is_alive():
@@ -153,15 +170,19 @@ class Mirror:
         return self._service.puller.repository(reference, anonymous=anonymous, settings=SETTINGS)
 
 
-def open_mirror(service: Service) -> Mirror | None:
+def open_mirror(service: Service, listeners: Listeners) -> Mirror | None:
     """The mirror that the settings ask for, to be entered; None: they ask for none.
 
+    :param listeners: see `Mirror`.
     :raises ConfigError: ``mirror_users`` names a user that does not exist.
     """
     port = service.config.mirror_port
     if port >= _first_open_port():
         log.warning("any user may listen on port %d when als does not run, and give root other images: set mirror_port", port)
-    return Mirror(service, port, service.config.mirror_ids()) if port else None
+    if not port:
+        listeners.forget(_KIND)
+        return None
+    return Mirror(service, port, service.config.mirror_ids(), listeners)
 
 
 def _first_open_port() -> int:

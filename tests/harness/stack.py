@@ -38,6 +38,8 @@ class Stack:
         binaries = binaries or Binaries()
         modern = binaries.version >= (5,)
         port = free_port() if modern and mirror else 0
+        self.mirror_port = port
+        """0: no client knows of a mirror."""
         self.als = AlsDaemon(base, mirror_port=port, settings=settings, keep=keep, root=root)
         image_store = self.als.composefs_store if modern else self.als.image_store
         hosts = (registry.address, *insecure)
