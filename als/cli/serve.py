@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 from contextlib import ExitStack
 
 import click
@@ -15,6 +16,7 @@ from als.config import Config
 from als.control.server import Control
 from als.errors import ConfigError
 from als.fuse import serve
+from als.fuse.connection import is_held
 from als.fuse.layers import StoreBackend
 from als.keeper.manager import Manager
 from als.metrics import serve as metrics
@@ -24,11 +26,13 @@ from als.native.listeners import Listeners
 from als.service import Service
 from als.service.healing import Healing
 from als.service.lazily import Lazies
-from als.service.recovery import recover
+from als.service.recovery import bring_back, put_right
 from als.service.scrub import Scrub
 from als.store.atomic import write_atomically
 
 log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 10.0
 
 
 @click.command()
@@ -58,7 +62,11 @@ def _serve(config: Config) -> None:
     listeners = Listeners(manager)
     registry = CollectorRegistry()
     with Service(config, counters=Meters(registry)) as service:
-        recover(service)
+        # With a connection that is taken over there are clients that wait, and some hold locks meanwhile.
+        late = is_held(manager)
+        put_right(service)
+        if not late:
+            bring_back(service)
         service.workers.start()
         # What is here stays; to look through it again and again would only make pulls slower.
         gc.collect()
@@ -86,14 +94,30 @@ def _serve(config: Config) -> None:
                     healing.begin()
                     scrubbing.begin()
 
+                def answering() -> None:
+                    try:
+                        if late:
+                            bring_back(service)
+                    finally:
+                        lazies.begin(ready)
+
+                recovery = threading.Thread(target=answering, name="recovery", daemon=True)
+                stack.callback(_join, recovery)
                 # Before anybody can read: what is not known to be served is answered with an error.
                 lazies.resume()
                 outliving = serve.Outliving(config.run)
                 if manager is not None:
                     outliving = serve.Outliving(config.run, manager, manager.alive, manager.alive_seconds)
-                serve.run(StoreBackend(service), config.layer_store, outliving, ready=lambda: lazies.begin(ready))
+                serve.run(StoreBackend(service), config.layer_store, outliving, ready=recovery.start)
         finally:
             pid_file.unlink(missing_ok=True)
+
+
+def _join(thread: threading.Thread) -> None:
+    if thread.ident is not None:
+        thread.join(_STOP_SECONDS)
+        if thread.is_alive():
+            log.error("the %s has not ended after %g seconds", thread.name, _STOP_SECONDS)
 
 
 def _start_control(service: Service, stack: ExitStack, listeners: Listeners) -> None:

@@ -104,6 +104,11 @@ class Connection:
         os.close(self.device)
 
 
+def is_held(holder: Holder | None) -> bool:
+    """Whether there may be clients that wait for this process, because somebody holds the connection of one before it."""
+    return holder is not None and any(map(journal.is_ours, holder.held()))
+
+
 async def connect(mountpoint: Path, run: Path, background: int, holder: Holder | None) -> Connection:
     """The connection of a mount point: the one that is held, or else a new one.
 

@@ -53,8 +53,17 @@ def bring_back_mounts(service: Service) -> Mounts:
 
 def recover(service: Service) -> None:
     """Bring back mounts and publications; remove what was left half made."""
-    ensure_shared(service.layout.root)
     put_right(service)
+    bring_back(service)
+
+
+def bring_back(service: Service) -> None:
+    """Bring back mounts and publications.
+
+    This waits for locks of clients (:mod:`als.imagestore.lock`), and clients that hold them may wait for the FUSE face: where
+    one is taken over, that has to answer first.
+    """
+    ensure_shared(service.layout.root)
     with _going_on("clients are not written down"):
         service.clients.note()
     with _going_on("layers are not mounted"):
