@@ -9,9 +9,9 @@ help:
 	@echo "make compat  every client, kind of image and operation; writes the tables of docs/compatibility.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
-	@echo "make soak    gc in a loop beside pulls and runs of overlapping images (SECONDS=300, ARGS='--seed N'), POINTS=300 power cuts,"
-	@echo "             pulls and a daemon each of whose system calls fails once or is the last, rm and gc likewise,"
-	@echo "             and 200 kills of the daemon under readers"
+	@echo "make soak    gc in a loop beside pulls and runs of overlapping images (SECONDS=300, ARGS='--seed N'), once more with kills of the"
+	@echo "             daemon, POINTS=300 power cuts, pulls and a daemon each of whose system calls fails once or is the last, rm and gc"
+	@echo "             likewise, and 200 kills of the daemon under readers and under containers"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
 	@echo "make man     the manual pages, into build/man"
@@ -47,6 +47,7 @@ bench: setup
 POINTS := 300
 soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) $(ARGS)
+	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) --kills $(ARGS)
 	@$(PYTHON) -m tests.life.powercuts $(POINTS) $(ARGS)
 	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q $(addprefix tests/life/test_life_,faults.py lazy_faults.py killed_calls.py)
 	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py tests/restart/test_restart_containers.py -k kills

@@ -21,8 +21,8 @@ from tests.harness.podman import Podman
 from tests.harness.system import CommandFailed
 from tests.restart.killing import Report
 
-_COMMAND_SECONDS = 120.0
-"""For one command of podman, whatever becomes of the daemon meanwhile."""
+_COMMAND_SECONDS = 900.0
+"""For one command of podman, whatever becomes of the daemon meanwhile: it may have to begin anew with each of many daemons."""
 _BETWEEN_SECONDS = 0.2
 """Between two rounds of containers that come and go, so that there is processor time left to start a daemon."""
 _READ_ALL_THE_TIME = """
@@ -188,7 +188,7 @@ class Passing:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join(10 * _COMMAND_SECONDS)
+        self._thread.join(2 * _COMMAND_SECONDS)
         if self._thread.is_alive():
             self._report.wrong.append(f"{self._name}: it hangs")
 

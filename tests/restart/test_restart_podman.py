@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CACHE
+from tests.harness.clients import Unavailable, binaries_of
 from tests.harness.images import ImageFactory
 from tests.harness.kills import daemon_of
 from tests.harness.ocilayout import TarBuilder
 from tests.harness.registry import RegistryServer
 from tests.harness.stack import Stack
 from tests.harness.system import mounts, wait_until
+from tests.lazily.images import layer, runnable, stored
 
 DEADLINE = 3.0
 """Of lookups, and so of the keeper's patience with a daemon that hangs: its least is 5 seconds."""
@@ -30,31 +33,46 @@ class Used:
         self._images = images
         self._count = 0
         self.first = self._push()
+        stack.als.cli("pull", "-q", self.first)
         stack.pull(self.first)
 
     def _push(self) -> str:
         self._count += 1
         tag = f"kept{self._count}"
-        data = TarBuilder().directory("srv").file("srv/text", tag.encode()).build()
-        self._images.runnable(tag, [data])
+        text = tag.encode()
+        if self._count % 2:
+            self._images.runnable(tag, [TarBuilder().directory("d").file("d/text", text).build()])
+        else:
+            # For these, podman 5 and later ask the layer store.
+            layers = [
+                stored(self._images.layout, sample) for sample in (runnable("estargz"), layer("estargz", {"d/text": text}))
+            ]
+            self._images.layout.add_image(tag, layers)
         return self.stack.registry.push(self._images.layout.name(tag), f"{tag}:latest")
 
     def use(self) -> None:
-        """What people do all day, a pull of something new included."""
-        podman, new = self.stack.podman, self._push()
+        """What people do all day, pulls of something new included: a plain image, and one that could be lazy."""
+        podman = self.stack.podman
         assert self.first in podman.text("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
         podman("ps", "-a")
-        assert podman.run(self.first, "cat", "/srv/text") == "kept1"
-        podman.pull(new)
-        assert podman.run(new, "cat", "/srv/text") == f"kept{self._count}"
+        assert podman.run(self.first, "cat", "/d/text") == "kept1"
+        for _ in range(2):
+            new = self._push()
+            podman.pull(new)
+            assert podman.run(new, "cat", "/d/text") == f"kept{self._count}"
 
 
-@pytest.fixture
-def used(as_root: None, module_dir: Path) -> Iterator[Used]:
+@pytest.fixture(params=["bookworm", "trixie", "forky"])
+def used(request: pytest.FixtureRequest, as_root: None, module_dir: Path) -> Iterator[Used]:
+    """For podman 4.3, 5.4 and 5.8."""
+    try:
+        binaries = binaries_of(request.param, CACHE)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
     base = Path(tempfile.mkdtemp(prefix="u", dir=module_dir))
     with (
         RegistryServer(base / "registry") as registry,
-        Stack(base, registry, settings={"lookup_deadline": DEADLINE}, keep=True) as stack,
+        Stack(base, registry, binaries, settings={"lookup_deadline": DEADLINE, "lazy": "always"}, keep=True) as stack,
     ):
         yield Used(stack, ImageFactory(base / "oci"))
         print(stack.als.log_text()[-6000:])
@@ -81,6 +99,7 @@ def test_killed_restarted_hanging_and_gone(used: Used) -> None:
     used.use()
 
 
+@pytest.mark.parametrize("used", ["bookworm", "forky"], indirect=True)
 def test_dying_again_and_again(used: Used) -> None:
     als = used.stack.als
     # From now on it ends as soon as it begins.
