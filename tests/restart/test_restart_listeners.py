@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from als.control.wire import NAME, PROTOCOL, Channel
+from als.imagestore.lock import reading
 from als.native.listeners import Listeners, place_of
 from als.native.unixsocket import listen_at
 from tests.conftest import CACHE
@@ -142,6 +143,19 @@ def modern(as_root: None, module_dir: Path) -> Iterator[Stack]:
         print(stack.als.log_text()[-6000:])
 
 
+def _kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+    wait_until(lambda: _dead(process), "it is dead")
+
+
+def _dead(process: int) -> bool:
+    """Whether nothing of it is left, or no more than its exit status (proc(5))."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @contextmanager
 def nobody_serves(als: AlsDaemon) -> Iterator[None]:
     """Within, the daemon is dead and nobody starts another one."""
@@ -149,9 +163,7 @@ def nobody_serves(als: AlsDaemon) -> Iterator[None]:
     try:
         daemon = als.serving_pid
         assert daemon_of(als.pid) == daemon
-        os.kill(daemon, signal.SIGKILL)
-        status = Path(f"/proc/{daemon}/stat")
-        wait_until(lambda: status.read_text("ascii").rpartition(")")[2].split()[0] == "Z", "it is dead")
+        _kill(daemon)
         yield
     finally:
         os.kill(als.pid, signal.SIGCONT)
@@ -199,6 +211,20 @@ def test_commands_wait_for_the_daemon(modern: Stack) -> None:
         assert hello["protocol"] == PROTOCOL
         channel.send({"op": "status", "image": None})
         assert channel.receive(DEADLINE) is not None
+
+
+def test_clients_that_hold_locks_are_answered(modern: Stack, tmp_path: Path) -> None:
+    """podman holds this one while it looks for files of layers. A daemon that waited for it first would wait in vain."""
+    images = ImageFactory(tmp_path / "oci")
+    images.runnable("locked", [])
+    als = modern.als
+    als.cli("pull", "-q", modern.registry.push(images.layout.name("locked"), "locked:1"))
+    daemon = als.serving_pid
+    with reading(als.composefs_store / "overlay-layers" / "layers.lock", DEADLINE):
+        _kill(daemon)
+        os.statvfs(als.store)
+        assert als.serving_pid == daemon, "the next one is not ready, for it waits for the lock"
+    als.replaced(daemon, DEADLINE)
 
 
 def test_when_the_keeper_ends_nobody_waits(modern: Stack) -> None:
