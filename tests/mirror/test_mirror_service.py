@@ -15,6 +15,7 @@ import pytest
 from als.config import Config
 from als.errors import ConfigError
 from als.mirror.serve import Mirror, open_mirror
+from als.native.listeners import Listeners
 from als.registry.host import host_platform
 from als.service import Service
 from als.service.removal import collect
@@ -359,5 +360,5 @@ def test_two_daemons_cannot_have_one_port(service: Service, mirror: Mirror) -> N
 def test_only_root_can_listen_in_its_place(service: Service, expect_log: ExpectedLogs) -> None:
     assert 0 < Config().mirror_port < 1024
     expect_log("any user may listen on port")
-    assert open_mirror(service) is not None
+    assert open_mirror(service, Listeners()) is not None
     assert [record.levelname for record in expect_log.records] == ["WARNING"], "the port of these tests is no such port"
