@@ -203,17 +203,19 @@ def _hold_parents(found: Liveness, published: Mapping[str, Published]) -> None:
     """Let whoever holds a chain hold what lies below it, and the layers that both consist of."""
     for start in [chain_id for chain_id in found.chains if chain_id in published]:
         holders = found.chains[start]
-        entry: Published | None = published[start]
-        seen: set[str] = set()
-        while entry is not None and entry.chain_id not in seen:
+        todo, seen = [start], set[str]()
+        while todo:
+            entry = published.get(todo.pop())
+            if entry is None or entry.chain_id in seen:
+                continue
             seen.add(entry.chain_id)
             found.chains.setdefault(entry.chain_id, set()).update(holders)
             if entry.diff_id is not None:
                 found.layers.setdefault(entry.diff_id, set()).update(holders)
             if entry.home:
-                # What is below that one is the home of what is below this one.
                 found.chains.setdefault(entry.home, set()).update(holders)
-            entry = published.get(entry.parent)
+            # What is below the home is what is mounted, and has a folder of its own if the layer below was lazy once.
+            todo += [entry.parent, entry.home]
 
 
 def _hold_lazy(found: Liveness, published: Iterable[Published], lazy: Mapping[str, Collection[str]], claims: Claims) -> None:

@@ -15,7 +15,7 @@ from tests.life.powercuts import play, play_lazily
 
 SEED = 7
 POINTS = 15
-LAZY_POINTS = 10
+LAZY_POINTS = 8
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

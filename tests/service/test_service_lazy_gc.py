@@ -35,12 +35,13 @@ from tests.service.lazystore import Keeper, LazyStore, folder_of, published_prob
 
 ONE = zstd_podman([file("first", noise(20_000, 1)), file("second", noise(150_000, 2))], 50_000)
 TWO = estargz([file("third", noise(30_000, 3)), file("fourth", noise(90_000, 4))], 40_000)
+THREE = estargz([file("fifth", noise(30_000, 5))], 40_000)
 FIRST, SECOND, THIRD = (hashlib.sha256(noise(size, seed)).digest() for size, seed in ((20_000, 1), (150_000, 2), (30_000, 3)))
 
 
 @pytest.fixture
 def store(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[LazyStore]:
-    with FaultyRegistry(blobs_of(ONE, TWO)) as registry, Site(service.layout.root, service.workers) as site:
+    with FaultyRegistry(blobs_of(ONE, TWO, THREE)) as registry, Site(service.layout.root, service.workers) as site:
         keeper = Keeper(site)
         monkeypatch.setattr(service, "lazies", keeper)
         yield LazyStore(service, keeper, registry)
@@ -70,15 +71,36 @@ def test_a_lazy_layer_on_one_that_was_lazy(store: LazyStore, service: Service) -
     """It lies on the very folder that is held for whoever uses it."""
     image, layers = store.pull("img", ONE, TWO)
     store.settle(image, layers)
-    three = estargz([file("fifth", noise(30_000, 5))], 40_000)
-    store.make(three, "other")
-    other = image_of(ONE, three, note="other")
+    store.make(THREE, "other")
+    other = image_of(ONE, THREE, note="other")
     keep(service.images, "r.io/other:1", other)
     service.publish(other)
     below, above = other.toc_chain
     assert below == image.toc_chain[0] and service.composefs.lazy_key(above) is not None
     lower = (service.composefs.folder(above) / "lower").read_text()
     assert service.composefs.link_target(lower.removeprefix("l/")) == below
+    assert published_problems(service) == []
+
+
+def test_a_complete_layer_on_one_that_was_lazy(store: LazyStore, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever uses it by its table of contents has what is mounted below it."""
+    image, layers = store.pull("img", ONE, TWO)
+    store.settle(image, layers)
+    store.seal(store.make(THREE, "other"))
+    other = image_of(ONE, THREE, note="other")
+    keep(service.images, "r.io/other:1", other)
+    service.publish(other)
+    top = other.toc_chain[1]
+    assert service.composefs.home(top) == other.chain[1] and service.composefs.home(other.toc_chain[0]) == other.toc_chain[0]
+    assert published_problems(service) == []
+    for name in ("r.io/img:1", "r.io/other:1"):
+        service.images.forget(name)
+    held = Claims({top: frozenset({Holder("container", "c", "/g")})})
+    monkeypatch.setattr(service.clients, "claims", lambda known: held)
+    collect(service)
+    assert listed(service) == {*other.chain, *other.toc_chain}
+    lower = (service.composefs.folder(top) / "lower").read_text()
+    assert service.composefs.link_target(lower.removeprefix("l/")) in listed(service)
     assert published_problems(service) == []
 
 
