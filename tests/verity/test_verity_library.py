@@ -66,6 +66,15 @@ def test_digests_of_all_fixtures(fixtures_dir: Path, upstream_tools: Path) -> No
     assert of_composefs == told[:50]
 
 
+def test_mkcomposefs_calls_all_fixtures_by_the_same_digests(fixtures_dir: Path, upstream_tools: Path, tmp_path: Path) -> None:
+    command = [upstream_tools / "mkcomposefs", f"--digest-store={tmp_path / 'store'}", fixtures_dir, tmp_path / "image.cfs"]
+    subprocess.run(command, check=True, timeout=120)
+    names = {path.parent.name + path.name for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    files = [path for path in fixtures_dir.rglob("*") if path.is_file() and not path.is_symlink()]
+    # Smaller ones are in the image itself.
+    assert names == {known_or_computed(path).hex() for path in files if path.stat().st_size > 64}
+
+
 def test_bytes_of_every_kind_give_the_same() -> None:
     data = b"abc" * 5000
     assert digest_of(data) == digest_of(bytearray(data)) == digest_of(memoryview(data))
