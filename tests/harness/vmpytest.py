@@ -33,7 +33,7 @@ REPORTS = "ALS_VM_REPORTS"
 PODMAN = "trixie"
 """The suite whose podman tests in the machine can have."""
 _DISK_SIZE = "6G"
-_DEADLINE = 900.0
+_DEADLINE = 1800.0
 _ROOT = Path(__file__).parents[2]
 _TEST_DIR = "/var/tmp/v"
 _SCRIPT = """\
