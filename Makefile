@@ -64,5 +64,5 @@ man: setup
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis als/_*.so
-	rm -f als/_kernel.c als/_fsverity.c als/_seccomp.c
+	rm -f als/_kernel.c als/_fsverity.c als/_seccomp.c als/_crc64.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,5 +7,6 @@ setup(
         "cffi_build/kernel.py:ffibuilder",
         "cffi_build/fsverity.py:ffibuilder",
         "cffi_build/seccomp.py:ffibuilder",
+        "cffi_build/crc64.py:ffibuilder",
     ]
 )

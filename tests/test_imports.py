@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": {"errors"},
     "config": PURE,
-    "native": PURE | {"_kernel", "_seccomp"},
+    "native": PURE | {"_crc64", "_kernel", "_seccomp"},
     "formats": PURE,
     "registry": PURE,
     "erofs": PURE,

@@ -35,11 +35,11 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import BinaryIO
 
-from fastcrc import crc64
 from isal import isal_zlib
 
 from als.model.forest import forest_path
 from als.model.tree import Inode, Tree
+from als.native.crc64 import crc64_iso
 from als.store.recipe import ObjectPart, OpenObject, object_bytes, read_recipe
 
 _SEGMENT_BYTES = 3 << 18
@@ -132,7 +132,7 @@ def checksum(data: bytes | bytearray | memoryview, before: int | None = None) ->
 
     :param before: that of the bytes before these.
     """
-    return crc64.go_iso(data, before)
+    return crc64_iso(data, before or 0)
 
 
 def _checksum(fd: int, part: ObjectPart) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.harness.debs import KEYRING, Unavailable, acquire_options, sources
@@ -24,9 +23,7 @@ PACKAGES = """
     python3 python3-cffi python3-click python3-h11 python3-isal python3-pyfuse3 python3-pyxattr
     python3-prometheus-client python3-rich python3-tomlkit python3-trio python3-urllib3 python3-zstandard
 """
-"""The last two lines: what als is written in, as far as Debian has it."""
-_WHEELS = ("fastcrc>=0.5",)
-"""What als needs and Debian lacks."""
+"""The last two lines: what als is written in."""
 _IDLE = """
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
     getty@tty1.service serial-getty@.service console-getty.service docker-registry.service podman-auto-update.timer
@@ -86,7 +83,6 @@ def debian_disk(suite: str, modules: Path, release: str, folder: Path) -> Path:
     excluded = [f"--dpkgopt=path-exclude={path}" for path in paths]
     try:
         run(*base, *options, *excluded, f"--keyring={KEYRING}", suite, root, "-", data=_lines(suite), deadline=_DEADLINE)
-        _add_wheels(root)
     except (CommandFailed, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"the packages of Debian {suite} cannot be downloaded: {error}") from error
     shutil.copytree(modules / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release, symlinks=True)
@@ -113,16 +109,6 @@ def debian_disk(suite: str, modules: Path, release: str, folder: Path) -> Path:
 
 def _lines(suite: str) -> bytes:
     return "".join(f"{line}\n" for line in sources(suite)).encode()
-
-
-def _add_wheels(root: Path) -> None:
-    """What Debian lacks, for the Python of the disk, which is not the one that runs this."""
-    python = next(path.name for path in sorted((root / "usr" / "lib").glob("python3.*")))
-    target = root / "usr" / "local" / "lib" / python / "dist-packages"
-    kind = ("--implementation", "cp", "--python-version", python.removeprefix("python"))
-    platforms = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64")
-    options = ("-q", "--disable-pip-version-check", "--root-user-action=ignore", "--no-deps", "--only-binary=:all:")
-    run(sys.executable, "-m", "pip", "install", *options, *kind, *platforms, "--target", target, *_WHEELS, deadline=_DEADLINE)
 
 
 def _set_up(root: Path) -> None:

@@ -30,7 +30,7 @@ BOOTS = (
 )
 """What is done before a reboot, and after it."""
 _LAZY_FILES = 400
-"""More than are read before the reboot, and large enough to come one by one, so that there are always some that are not here."""
+"""More than are read before the reboot, and too large to come all at once: there are always some that are not here."""
 _DEADLINE = 900.0
 _READER = """\
 # reader.sh FOLDER REPORT: reads the files below FOLDER for ever; their names say what has to be in them.
@@ -95,10 +95,13 @@ class Machine:
         tar = TarBuilder().directory("srv").file("srv/text", b"plain").directory("srv/d")
         for name, data in named(20, 50_000, 1).items():
             tar.file(f"srv/d/{name}", data)
-        data = layout.add_layer(tar.build())
-        layout.add_image("plain", [layout.add_layer(runnable_base()), data])
-        (folder / "layer").write_text(f"{data.digest}\n", "ascii")
-        samples = [runnable("estargz"), layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 100_000, 2).items()})]
+        top = layout.add_layer(tar.build())
+        layout.add_image("plain", [layout.add_layer(runnable_base()), top])
+        (folder / "layer").write_text(f"{top.digest}\n", "ascii")
+        samples = [
+            runnable("estargz"),
+            layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 100_000, 2).items()}),
+        ]
         layers = []
         for sample in samples:
             digest, size = layout.add_blob(sample.blob)

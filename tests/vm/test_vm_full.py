@@ -16,7 +16,7 @@ set -e
 systemctl is-active multi-user.target
 test -z "$(systemctl --failed --no-legend)"
 podman --version
-python3 -c "import trio, pyfuse3, prometheus_client, fastcrc, isal, h11, click, rich, tomlkit, urllib3, zstandard, xattr, cffi"
+python3 -c "import trio, pyfuse3, prometheus_client, isal, h11, click, rich, tomlkit, urllib3, zstandard, xattr, cffi"
 runuser -l {USER} -c 'XDG_RUNTIME_DIR=/run/user/1000 podman info --format "rootless {{{{.Host.Security.Rootless}}}}"'
 cat given
 echo taken >/job/taken
