@@ -108,7 +108,7 @@ def _damage(path: Path, rate: int, stopping: threading.Event) -> str:
         with path.open("rb", buffering=0) as file:
             if measure(file.fileno()) is not None:
                 return ""
-            cold = cached_bytes(file.fileno()) == 0
+            cold = _is_cold(file.fileno())
             hasher = hashlib.sha256()
             while piece := file.read(_PIECE):
                 hasher.update(piece)
@@ -119,6 +119,14 @@ def _damage(path: Path, rate: int, stopping: threading.Event) -> str:
     except OSError as error:
         return "" if refusal(error) is Refusal.MISSING else f"cannot be read: {error.strerror}"
     return "" if hasher.hexdigest() == path.parent.name + path.name else "has another content"
+
+
+def _is_cold(fd: int) -> bool:
+    """Whether nothing of a file is in the page cache. Where nobody tells, it stays there: that is no damage."""
+    try:
+        return cached_bytes(fd) == 0
+    except OSError:
+        return False
 
 
 def _replace(service: Service, sha256: bytes, damage: str) -> None:

@@ -117,3 +117,14 @@ def test_switched_off(pulled: Service) -> None:
     with Scrub(pulled) as scrubbing:
         scrubbing.begin()
     assert not pulled.layout.scrub.exists()
+
+
+def test_where_nobody_tells_what_is_cached_nothing_is_damaged(pulled: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below a filter of system calls: mincore(2) and cachestat(2) are in none of systemd's usual sets."""
+
+    def refused(_fd: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr("als.service.scrub.cached_bytes", refused)
+    scrub(pulled, threading.Event())
+    assert state(pulled)["next"] == ""
