@@ -29,7 +29,7 @@ BOOTS = (
     ("reboot", "lazy_after_the_reboot", "given_up", "remove"),
 )
 """What is done before a reboot, and after it."""
-_LAZY_FILES = 400
+_LAZY_FILES = 600
 """More than are read before the reboot, and too large to come all at once: there are always some that are not here."""
 _DEADLINE = 900.0
 _READER = """\
@@ -41,7 +41,7 @@ while :; do
     else
       echo "WRONG $file: $sum" >>"$2"
     fi
-    usleep 200000
+    usleep 300000
   done
 done
 """
@@ -100,7 +100,7 @@ class Machine:
         (folder / "layer").write_text(f"{top.digest}\n", "ascii")
         samples = [
             runnable("estargz"),
-            layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 100_000, 2).items()}),
+            layer("estargz", {f"d/{n}": each for n, each in named(_LAZY_FILES, 60_000, 2).items()}),
         ]
         layers = []
         for sample in samples:

@@ -28,14 +28,14 @@ count() { wc -l <"$reads/$1"; }
 has_read() { [ "$(count "$1")" -ge "$2" ]; }
 # How many files of the lazy image are here.
 here() { find /var/lib/als/lazy/*/diff1/.als -type f | wc -l; }
-# Both containers read on, and whatever they read until now was right. Not all of the lazy image is here.
+still_lazy() { [ "$(here)" -lt "$(cat /job/files)" ]; }
+# Both containers read on, and whatever they read until now was right.
 readers_go_on() {
   local name
   for name in sealed lazy; do
     until_so has_read $name $(($(count $name) + 4))
     test -z "$(grep -v ^right $reads/$name)"
   done
-  [ "$(here)" -lt "$(cat /job/files)" ]
 }
 start_registry() { systemd-run --quiet --unit registry docker-registry serve /job/registry.yml; until_so curl_registry; }
 curl_registry() { (exec 3<>/dev/tcp/127.0.0.1/5000) 2>/dev/null; }
@@ -103,6 +103,7 @@ upgrade() {
   local before
   before=$(main_pid)
   sha256sum /etc/als/als.toml >/root/settings
+  still_lazy
   rpm_here --upgrade /job/new.rpm
   rpm --query als | grep -- -2
   sha256sum --check --quiet /root/settings
@@ -114,6 +115,7 @@ upgrade() {
 restart() {
   local before
   before=$(main_pid)
+  still_lazy
   systemctl restart als.service
   replaced $before
   readers_go_on
@@ -122,6 +124,7 @@ restart() {
 kill_it() {
   local before
   before=$(main_pid)
+  still_lazy
   kill -KILL $before
   until_so replaced $before
   readers_go_on
@@ -131,6 +134,7 @@ kill_it() {
 watchdog() {
   local before
   before=$(main_pid)
+  still_lazy
   kill -STOP $before
   until_so replaced $before
   readers_go_on
@@ -159,7 +163,7 @@ reboot() {
   local mounted served started
   mounted=$(systemctl show --property ActiveEnterTimestampMonotonic --value als-mount.service)
   served=$(systemctl show --property ActiveEnterTimestampMonotonic --value als.service)
-  started=$(systemctl show --property ExecMainStartTimestampMonotonic --value podman-restart.service)
+  started=$(systemctl show --property InactiveExitTimestampMonotonic --value podman-restart.service)
   test 0 -lt $mounted -a $mounted -le $served -a $served -le $started
   [ "$(podman inspect --format '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' web)" = "running always" ]
   until_so has_read web $(($(count web) + 4))
