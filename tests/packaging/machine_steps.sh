@@ -19,7 +19,8 @@ until_so() {
   return 1
 }
 nothing_failed() { test -z "$(systemctl --failed --no-legend --plain)"; }
-is_active() { systemctl --quiet is-active "$@"; }
+# All of them; systemctl is content with one.
+is_active() { local unit; for unit in "$@"; do systemctl --quiet is-active "$unit" || return 1; done; }
 main_pid() { systemctl show --property MainPID --value als.service; }
 # Another process serves than the one named.
 replaced() { local pid; pid=$(main_pid); [ "$pid" != 0 ] && [ "$pid" != "$1" ] && is_active als.service; }
@@ -150,7 +151,8 @@ journal() {
 
 # What has to come up with the machine. The registry does not.
 before_the_reboot() {
-  systemctl enable podman-restart.service
+  # What `systemctl enable` does, but for a target that this machine boots into.
+  systemctl add-wants multi-user.target podman-restart.service
   podman create --name web --restart always --network none --volume $reads:/out $plain sh /out/reader.sh /srv/d /out/web
   podman start web
 }
