@@ -24,6 +24,7 @@ is_active() { local unit; for unit in "$@"; do systemctl --quiet is-active "$uni
 main_pid() { systemctl show --property MainPID --value als.service; }
 # Another process serves than the one named.
 replaced() { local pid; pid=$(main_pid); [ "$pid" != 0 ] && [ "$pid" != "$1" ] && is_active als.service; }
+not_served() { [ -z "$(served_by)" ]; }
 served_by() { findmnt --noheadings --output FSTYPE /var/lib/als/store || :; }
 count() { wc -l <"$reads/$1"; }
 has_read() { [ "$(count "$1")" -ge "$2" ]; }
@@ -186,7 +187,7 @@ given_up() {
   printf 'root = 7\n' >/etc/als/als.toml
   systemctl kill --signal KILL --kill-whom main als.service
   until_so systemctl --quiet is-failed als.service
-  until_so [ -z "$(served_by)" ]
+  until_so not_served
   ls /var/lib/als/store
   podman images
   [ "$(podman run --rm --network none $plain cat /srv/text)" = plain ]
@@ -202,7 +203,7 @@ given_up() {
 # podman works as if als had never been there; containers go on; what was stored stays.
 remove() {
   rpm_here --erase als
-  [ -z "$(served_by)" ]
+  not_served
   nothing_failed
   ! command -v als
   sha256sum --check --quiet /root/before
