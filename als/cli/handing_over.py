@@ -14,8 +14,8 @@ import click
 
 from als.config import Config
 from als.fuse.mountpoint import FSTYPE, resolve
+from als.mount.lazy import withdraw
 from als.mount.table import find_mount
-from als.mount.unmounting import unmount
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def clean_up(layer_store: Path, variables: Mapping[str, str]) -> None:
     where = resolve(layer_store)
     entry = find_mount(where)
     if entry is not None and entry.fstype == FSTYPE:
-        unmount(where, lazily=True)
+        withdraw(where)
 
 
 def _is_restarting() -> bool:

@@ -31,6 +31,7 @@ from als.fuse import journal, wire
 from als.fuse.mountpoint import FSTYPE, clear
 from als.fuse.nodes import NodeTable
 from als.fuse.operations import LayerOperations
+from als.mount.lazy import withdraw
 from als.mount.table import find_mount
 from als.mount.unmounting import unmount
 from als.native import fuse
@@ -143,7 +144,7 @@ def _take_over(mountpoint: Path, run: Path, holder: Holder) -> Connection | None
             # With nobody to answer for it, it would let everybody wait who looks at it.
             entry = find_mount(mountpoint)
             if entry is not None and entry.fstype == FSTYPE:
-                unmount(mountpoint, lazily=True)
+                withdraw(mountpoint)
     return None
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import trio
 
 from als.errors import StoreError
+from als.mount.lazy import withdraw
 from als.mount.table import find_mount
-from als.mount.unmounting import unmount
 from als.native.refusal import Refusal, refusal
 
 FSTYPE = "fuse.als"
@@ -56,7 +56,7 @@ async def clear(mountpoint: Path) -> None:
             if entry.fstype != FSTYPE:
                 break
             raise StoreError("another als serves there", where=str(mountpoint), hint="stop it, or give this one another --root")
-        unmount(mountpoint, lazily=True)
+        withdraw(mountpoint)
     else:
         raise StoreError(f"more than {_MOST_STACKED} dead mounts lie there", where=str(mountpoint))
     try:

@@ -28,7 +28,7 @@ from als.fuse.calls import Calls, Deadlines
 from als.fuse.connection import Connection, Holder, connect
 from als.fuse.mountpoint import resolve
 from als.fuse.operations import LayerOperations
-from als.mount.unmounting import unmount
+from als.mount.lazy import withdraw
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ async def serve(
             await until()
             if outliving.holder is None or not outliving.holder.stopping():
                 session.over = True
-                unmount(where, lazily=True)
+                withdraw(where)
                 if not await calls.stop(options.deadlines.stop):
                     _LOG.warning("some requests were still unanswered after %g s", options.deadlines.stop)
             nursery.cancel_scope.cancel()
@@ -166,7 +166,7 @@ def _close(connection: Connection, where: Path, outliving: Outliving, session: _
     pyfuse3.close(unmount=False)
     if not session.over and outliving.holder is None:
         # A defect ends us; the mount would answer nothing any more.
-        unmount(where, lazily=True)
+        withdraw(where)
         session.over = True
     connection.close(outliving.holder, over=session.over)
 

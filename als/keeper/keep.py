@@ -28,8 +28,8 @@ from als.errors import KernelError
 from als.keeper import protocol
 from als.keeper.child import Child, Mailbox, Standby
 from als.keeper.restarts import STEADY_SECONDS, Restarts
+from als.mount.lazy import withdraw
 from als.mount.table import find_mount
-from als.mount.unmounting import unmount
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class Keeper:
         if entry is None or entry.fstype != self._settings.fstype or not self._holds_connection():
             return
         try:
-            unmount(where, lazily=True)
+            withdraw(where)
         except KernelError as error:
             log.error("%s", error)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from als.errors import KernelError
 from als.model.forest import FOREST
-from als.mount.table import is_mount
+from als.mount.table import is_mount, read_mounts
 from als.mount.unmounting import unmount
 from als.native import mounts as native
 from als.native.mounts import MountFlag
@@ -50,6 +50,22 @@ def unmount_lazy(target: Path) -> None:
     """
     while is_mount(target):
         unmount(target, lazily=True)
+
+
+def withdraw(mountpoint: Path) -> None:
+    """Take the FUSE mount away for good, and with it all that :func:`mount_lazy` has put over what it serves. Whoever uses
+    either goes on with it.
+
+    A client that lists such a folder would get an error from then on, and podman lists them in nearly each of its commands. The
+    next daemon covers them again; what a container that starts meanwhile does not find there it cannot read.
+
+    :raises KernelError: it may not be unmounted.
+    """
+    unmount(mountpoint, lazily=True)
+    served = f":{_escaped(mountpoint)}/"
+    for entry in read_mounts():
+        if entry.source == SOURCE and served in ",".join(entry.super_options):
+            unmount(entry.target, lazily=True)
 
 
 def _escaped(path: Path) -> str:
