@@ -10,6 +10,8 @@ reads=/var/reads
 # What the machine's own package manager installed, rpm does not know of.
 rpm_here() { rpm --nodeps "$@"; }
 
+# A command has to fail; bash goes on after `!`.
+not() { if "$@"; then return 1; fi; }
 # Wait until a command succeeds.
 until_so() {
   local - n
@@ -52,20 +54,21 @@ install() {
   local unit
   for unit in als.service als-mount.service als-gc.timer; do
     [ "$(systemctl is-enabled $unit)" = disabled ]
-    ! is_active $unit
+    not is_active $unit
   done
   id als
   test -d /var/lib/als/store -a -d /var/lib/als/is4 -a -d /var/lib/als/image-store
   sha256sum --check --quiet /root/before
   podman images
   systemd-analyze verify --man=no als.service als-mount.service als-gc.service als-gc.timer 2>&1 | tee /root/verified
-  ! grep als /root/verified
+  not grep als /root/verified
 }
 
 # As docs/install.md has it.
 switch_on() {
   start_registry
   printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' $registry >/etc/containers/registries.conf
+  find /etc/containers /usr/share/containers -type f -exec sha256sum {} + >/root/before
   printf 'lazy = "always"\nbackground = false\nrecord_profiles = false\n' >/etc/als/als.toml
   # One that hangs is to be killed sooner here.
   mkdir -p /run/systemd/system/als.service.d
@@ -160,7 +163,7 @@ before_the_reboot() {
 
 # The container is there although its registry is not, and what mounts for it was ready before it.
 reboot() {
-  ! curl_registry
+  not curl_registry
   nothing_failed
   is_active als-mount.service als.service podman-restart.service
   local mounted served started
@@ -205,7 +208,7 @@ remove() {
   rpm_here --erase als
   not_served
   nothing_failed
-  ! command -v als
+  not command -v als
   sha256sum --check --quiet /root/before
   test -d /var/lib/als/objects
   test -f /etc/als/als.toml.rpmsave
@@ -214,5 +217,5 @@ remove() {
   podman rm --force --time 0 --all
   podman pull --quiet $plain
   [ "$(podman run --rm --network none $plain cat /srv/text)" = plain ]
-  ! no_layers_of_podmans_own
+  not no_layers_of_podmans_own
 }
