@@ -40,7 +40,7 @@ class Config:
     lookup_deadline: float = 30.0
     """Seconds without progress after which a client's lookup is answered with "not here"."""
     max_workers: int = 0
-    """Layers made at once; 0: see :meth:`layers_at_once`."""
+    """Layers made at once, each with a worker of its own; 0: one for each CPU and one more."""
     log_level: str = "info"
     """One of ``LOG_LEVELS``."""
     clients: tuple[Path, ...] = ()
@@ -96,8 +96,8 @@ class Config:
             raise ConfigError("no such user", where=f"mirror_users {', '.join(self.mirror_users)}") from error
 
     def layers_at_once(self) -> int:
-        """How many layers are made side by side; unless the administrator says it, one for each CPU and one more, since some
-        always wait for the disk or the registry."""
+        """How many layers are made side by side. One more than there are CPUs, since some always wait for the disk or the
+        registry; as many as the administrator says, if he does."""
         return self.max_workers or (os.cpu_count() or 2) + 1
 
     def worker_ids(self) -> tuple[int, int]:

@@ -148,8 +148,8 @@ watchdog() {
 # Events are found by their fields, which name image, layer and registry; nothing of all this was worth a warning.
 journal() {
   test -z "$(journalctl --quiet --identifier als --priority warning)"
-  journalctl --output json ALS_EVENT=published ALS_LAYER=$(cat /job/layer) | grep '"ALS_IMAGE"'
-  journalctl --output json ALS_EVENT=lazy | grep "\"ALS_IMAGE\":\"$lazy\""
+  journalctl --output json ALS_EVENT=published | grep "\"ALS_IMAGE\":\"$plain\""
+  journalctl --output json ALS_EVENT=lazy ALS_IMAGE=$lazy | grep '"ALS_LAYER":"sha256:' | grep "\"ALS_HOST\":\"$registry\""
   nothing_failed
 }
 
