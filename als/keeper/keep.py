@@ -125,9 +125,10 @@ class Keeper:
     def _handle(self, number: int) -> None:
         if number in _ENDS:
             self._ending = True
+            # Before the mount goes: that ends a daemon as well, and then the signal would meet one that is clearing up.
+            self._ask_to_end()
             # Whoever comes now finds what lies below.
             self._detach()
-            self._ask_to_end()
         elif number == signal.SIGHUP and not self._ending:
             log.info("the daemon starts anew")
             self._again = True
