@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,11 @@ from tests.lazy.site import noise
 from tests.packaging.package import build
 
 STEPS = Path(__file__).with_name("machine_steps.sh")
-BOOTS = (
-    (
-        *("install", "switch_on", "run", "start_readers", "upgrade", "restart", "kill_it", "watchdog", "journal"),
-        "before_the_reboot",
-    ),
-    ("reboot", "lazy_after_the_reboot", "given_up", "remove"),
-)
-"""What is done before a reboot, and after it."""
+_FIRST = ("install", "switch_on", "run", "start_readers", "upgrade", "restart", "kill_it", "watchdog")
+BOOTS: tuple[tuple[str, ...], ...] = (_FIRST,)
+if os.environ.get("ALS_ALL_POINTS"):
+    BOOTS = ((*_FIRST, "journal", "before_the_reboot"), ("reboot", "lazy_after_the_reboot", "given_up", "remove"))
+"""What is done at each boot; the second one, and what leads to it, takes minutes more and belongs to `make soak`."""
 _LAZY_FILES = 600
 """More than are read before the reboot, and too large to come all at once: there are always some that are not here."""
 _DEADLINE = 900.0
