@@ -12,8 +12,9 @@ import pytest
 from tests.harness.system import unmount_below
 from tests.harness.vmpytest import REPORTS
 
-# A pull, a dozen containers and a repair take minutes in a machine without KVM: `make soak` has them.
-collect_ignore = [] if os.environ.get("ALS_ALL_POINTS") or REPORTS in os.environ else ["test_verity_podman.py"]
+# What takes minutes in a machine without KVM is left to `make soak`.
+_LONG = ["test_verity_podman.py", "test_verity_swapped.py"]
+collect_ignore = [] if os.environ.get("ALS_ALL_POINTS") or REPORTS in os.environ else _LONG
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from als.model.reference import parse_reference
 from als.mount.table import find_mount, mounts_below
 from als.native.verity import measure_path, seal_files
 from als.service import Service
-from als.service.recovery import put_right, recover
-from als.service.repair import fsck
+from als.service.recovery import recover
 from als.service.trust import State, verify_image
 from als.store.images import ImageRecord
 from als.store.objects import copy_object
@@ -209,39 +208,6 @@ def test_an_image_that_was_replaced_is_not_mounted(sealable: Path, sealed_again:
         what = "has the fs-verity digest" if sealed_again else "has no fs-verity any more"
         with pytest.raises(StoreDamaged, match=what):
             service.publish(image)
-
-
-@pytest.mark.parametrize("setting", ["prefer", "require"])
-@pytest.mark.parametrize("everywhere", [False, True])
-def test_a_start_leaves_no_swapped_image_to_clients(
-    sealable: Path, setting: str, everywhere: bool, expect_log: ExpectedLogs
-) -> None:
-    """podman 5 and CRI-O mount what lies in the image store, and ask nobody."""
-    expect_log("the image has the fs-verity digest")
-    expect_log("damaged parts of the store are put right")
-    layout = made(sealable, base())
-    with opened(sealable, setting) as service:
-        image = pull(service, layout)
-        [diff_id], [chain_id] = image.config.diff_ids, image.chain
-        unmount_below(service.layout.root)
-        blob, path = service.composefs.blob(chain_id), service.layers.image(diff_id)
-
-        def by(copy: Path) -> None:
-            changed(copy)
-            seal_files([str(copy)])
-
-        swapped(blob, by)
-        if everywhere:
-            path.unlink()
-            path.hardlink_to(blob)
-    with opened(sealable, setting) as service:
-        put_right(service)
-        if everywhere:
-            assert chain_id not in service.composefs.published() and diff_id not in service.layers.ids()
-            pull(service, layout)
-        assert_sealed(service, diff_id)
-        assert service.composefs.blob(chain_id).samefile(service.layers.image(diff_id))
-        assert not fsck(service, deep=True).found
 
 
 def test_prefer_serves_a_store_that_was_copied(sealable: Path) -> None:
