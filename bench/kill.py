@@ -20,9 +20,8 @@ from pathlib import Path
 
 from als.keeper.restarts import STEADY_SECONDS
 from bench.lazyways import StargzStore, version_of
+from bench.programs import upstream_tools
 from bench.report import as_installed, machine, write_figures
-from tests.conftest import TOOLS_BESIDE
-from tests.conftest import unpacked as unpacked_tools
 from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.images import ImageFactory
@@ -107,15 +106,6 @@ def _read(podman: Podman, command: Sequence[str]) -> str:
     return "read" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip().splitlines()[-1]
 
 
-def _stargz_store() -> Path | None:
-    """The program; None: it is not here."""
-    source = Path(os.environ.get("ALS_UPSTREAM_TOOLS") or TOOLS_BESIDE)
-    if not source.exists():
-        print("no stargz-store: upstream's tools are not here", file=sys.stderr)
-        return None
-    return (source if source.is_dir() else unpacked_tools(source, "upstream-tools")) / "stargz-store"
-
-
 def main() -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -132,11 +122,11 @@ def main() -> int:
         print(f"not measured: {reason}", file=sys.stderr)
         return 0
     as_installed()
-    store = _stargz_store()
+    tools = upstream_tools("stargz-store")
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry:
         made = make_images(folder / "oci", registry, options.images)
         report = killed(folder / "a", registry, binaries, made, options.kills)
-        peer = beside(folder / "s", store, registry, binaries, made.lazy) if store is not None else {}
+        peer = beside(folder / "s", tools / "stargz-store", registry, binaries, made.lazy) if tools is not None else {}
         environment = machine(folder) | {"podman": version_of(binaries), "images": str(options.images + 1)}
     print(f"als: {report}")
     print("".join(f"stargz-store, {when}: {what}\n" for when, what in peer.items()), end="")

@@ -20,11 +20,8 @@ from bench.lazyfloor import ROUND_TRIPS, Floor, floor_of
 from bench.lazyimages import LARGE_BYTES, LARGE_FILE, Formats, Tools, large_image, push, usual_image
 from bench.lazyways import Cold, Way, als, overlay, stargz, version_of
 from bench.link import ShapedLink
-from bench.pull import unpacked
+from bench.programs import newer, podman_option, podmans, upstream_tools
 from bench.report import as_installed, machine, write_figures
-from tests.conftest import TOOLS_BESIDE
-from tests.conftest import unpacked as unpacked_tools
-from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
@@ -58,11 +55,11 @@ print(*(clock(lambda: os.pread(file, 4096, place * 4096)) for place in places))
 
 
 def ways(
-    podmans: Sequence[Binaries], image: Formats, tools: Tools, store: Path | None, link: ShapedLink, registry: RegistryServer
+    clients: Sequence[Binaries], image: Formats, tools: Tools, store: Path | None, link: ShapedLink, registry: RegistryServer
 ) -> list[Way]:
     """All that can be measured here."""
     found: list[Way] = []
-    for binaries in podmans:
+    for binaries in clients:
         found.append(overlay(binaries, image.plain, link))
         for kind, reference in (("plain", image.plain), ("eStargz", image.estargz), ("zstd:chunked", image.zstd_chunked)):
             if not reference:
@@ -105,10 +102,10 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def ratios(found: Mapping[str, Sequence[Cold]], podmans: Sequence[Binaries]) -> list[dict[str, object]]:
+def ratios(found: Mapping[str, Sequence[Cold]], clients: Sequence[Binaries]) -> list[dict[str, object]]:
     """Each of ours beside the overlay of the same podman, and beside every stargz-store, round by round."""
     rows: list[dict[str, object]] = []
-    for binaries in podmans:
+    for binaries in clients:
         prefix = f"podman {version_of(binaries)} "
         for ours in (name for name in found if name.startswith(f"{prefix}als")):
             for peer in (name for name in found if name == f"{prefix}overlay" or "stargz-store" in name):
@@ -162,24 +159,11 @@ def large_reads(candidates: Sequence[Way], link: ShapedLink, folder: Path, megab
 
 def programs(options: argparse.Namespace) -> tuple[list[Binaries], Tools, Path | None]:
     """Podmans, converters and stargz-store: those that the options name, else what this machine can have."""
-    podmans = [Binaries(), *map(unpacked, options.podman)]
-    skopeo: Path | None = options.skopeo
-    if not options.podman:
-        try:
-            clients = [fetch(suite, CACHE) for suite in ("trixie", "forky")]
-            podmans += [client.binaries for client in clients]
-            skopeo = skopeo or clients[-1].skopeo
-        except Unavailable as reason:
-            print(f"only this machine's podman: {reason}", file=sys.stderr)
-    tools: Path | None = options.tools
-    if tools is None:
-        source = Path(os.environ.get("ALS_UPSTREAM_TOOLS") or TOOLS_BESIDE)
-        if source.exists():
-            tools = source if source.is_dir() else unpacked_tools(source, "upstream-tools")
-        else:
-            print("neither eStargz nor stargz-store: upstream's tools are not here", file=sys.stderr)
+    clients = newer(options.podman, "trixie", "forky")
+    skopeo: Path | None = options.skopeo or (clients[-1].skopeo if clients else None)
+    tools: Path | None = options.tools or upstream_tools("eStargz, and no stargz-store")
     found = Tools(tools / "estargz-convert" if tools else None, skopeo)
-    return podmans, found, tools / "stargz-store" if tools else None
+    return podmans(options.podman, clients), found, tools / "stargz-store" if tools else None
 
 
 def _options() -> argparse.Namespace:
@@ -188,14 +172,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rtt", type=float, default=20, help="of the link, in milliseconds (default %(default)s)")
     parser.add_argument("--rate", type=float, default=200, help="of the link, in Mbit/s (default %(default)s)")
     parser.add_argument("--image", help="another image than the usual one, as skopeo names it; it needs /usr/bin/python3")
-    parser.add_argument(
-        "--podman",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a podman unpacked in DIR; default: newer Debians'",
-    )
+    podman_option(parser, "newer Debians'")
     parser.add_argument("--skopeo", type=Path, metavar="FILE", help="one that writes zstd:chunked")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="with upstream's estargz-convert and stargz-store")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only ways with this (or another TEXT) in their names")
@@ -211,25 +188,25 @@ def main() -> int:
         print("this runs podman as root", file=sys.stderr)
         return 1
     as_installed()
-    podmans, tools, store = programs(options)
+    clients, tools, store = programs(options)
     cache = CACHE / "bench" / "lazy"
     source = options.image or usual_image()
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry:
         image = push(registry, source, "usual", tools, cache)
         with ShapedLink(registry.address, options.rate, options.rtt / 1000) as link:
-            chosen = wanted(ways(podmans, through(link, registry, image), tools, store, link, registry), options.only)
+            chosen = wanted(ways(clients, through(link, registry, image), tools, store, link, registry), options.only)
             found = measure(chosen, link, folder, options.rounds)
             floor, least = None, 0.0
             if image.estargz and found:
                 with Podman(folder / "f", Storage(metacopy=False, insecure=(registry.address,))) as podman:
                     floor = floor_of(podman, image.plain, image.estargz, registry, COMMAND)
                 least = floor.seconds(options.rate, options.rtt / 1000)
-            rows = ratios(found, podmans)
+            rows = ratios(found, clients)
             print(table(found, rows, floor, least))
             large: list[dict[str, object]] = []
             if options.large:
                 formats = through(link, registry, push(registry, large_image(source, cache), "large", tools, cache))
-                lazy = wanted(ways(podmans, formats, tools, store, link, registry), options.only)
+                lazy = wanted(ways(clients, formats, tools, store, link, registry), options.only)
                 large = large_reads([way for way in lazy if "overlay" not in way.name], link, folder, options.rate)
         environment = {**machine(folder), "megabits": str(options.rate), "round_trip_ms": str(options.rtt)}
     results: list[Mapping[str, object]] = [{"name": name, "runs": [asdict(c) for c in colds]} for name, colds in found.items()]

@@ -18,16 +18,16 @@ import random
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import IO
 
+from bench.programs import newer, podman_option, podmans
 from bench.report import Comparison, Measure, as_installed, compare, machine, table, write_figures
 from tests.harness.als import AlsDaemon
-from tests.harness.clients import Unavailable, fetch
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.disk import bytes_on_disk
 from tests.harness.memory import descendants
@@ -36,7 +36,7 @@ from tests.harness.podman import Binaries, Podman, Storage
 from tests.harness.registry import RegistryServer
 from tests.harness.system import wait_until
 
-NEWEST = "forky"
+_NEWEST = "forky"
 _FILES = 7_300
 _BYTES = 196_000_000
 _WORDS = 4_000
@@ -153,41 +153,12 @@ def _ticks(pid: int) -> list[list[str]]:
     return [stat.rpartition(")")[2].split()[11:13] for stat in stats]
 
 
-def unpacked(folder: Path) -> Binaries:
-    """A podman that was unpacked: its programs in ``bin``, those that it starts itself in ``helpers`` (as in the cache), or in
-    ``root/usr/lib/podman``."""
-    folder = folder.absolute()
-    podman, crun, conmon = (str(folder / "bin" / name) for name in ("podman", "crun", "conmon"))
-    helpers = folder / "helpers"
-    return Binaries(
-        podman, crun, conmon, helpers=str(helpers if helpers.is_dir() else folder / "root" / "usr" / "lib" / "podman")
-    )
-
-
-def podmans(named: Sequence[Path]) -> list[Binaries]:
-    """This machine's own, and those that were named; else the newest that Debian has."""
-    found = [Binaries(), *map(unpacked, named)]
-    if not named:
-        try:
-            found.append(fetch(NEWEST, CACHE).binaries)
-        except Unavailable as reason:
-            print(f"only this machine's podman: {reason}", file=sys.stderr)
-    return found
-
-
 def main() -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements (default %(default)s)")
     parser.add_argument("--image", help="another image than the usual one, as skopeo names it")
-    parser.add_argument(
-        "--podman",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a podman unpacked in DIR; default: Debian's newest",
-    )
+    podman_option(parser, "Debian's newest")
     parser.add_argument("--json", type=Path, default=CACHE / "bench" / "pull.json", help="where the numbers go")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -199,7 +170,7 @@ def main() -> int:
     comparisons: list[Comparison] = []
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry, ExitStack() as stack:
         pulls = Pulls(folder, registry, registry.push(image, "image:latest"), stack)
-        for binaries in podmans(options.podman):
+        for binaries in podmans(options.podman, newer(options.podman, _NEWEST)):
             version = ".".join(map(str, Podman(folder / "version", binaries=binaries).version))
             for name, ours in (("daemon", pulls.by_daemon), ("alone", pulls.local)):
                 what = f"pull, {name}, podman {version}"

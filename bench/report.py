@@ -73,12 +73,15 @@ def machine(folder: Path) -> dict[str, str]:
     }
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
-    """Medians in seconds; the ratio's median with its quartiles."""
-    lines = [f"{'':32}{'als':>10}{'plain overlay':>16}   ratio (quartiles)"]
+def table(comparisons: Sequence[Comparison], ours: str = "als", plain: str = "plain overlay", digits: int = 2) -> str:
+    """Medians in seconds; the ratio's median with its quartiles.
+
+    :param digits: of the ratio.
+    """
+    lines = [f"{'':32}{ours:>10}{plain:>16}   ratio (quartiles)"]
     for comparison in comparisons:
         s = comparison.summary()
-        spread = f"{s['ratio']:.2f} ({s['ratio_low']:.2f}-{s['ratio_high']:.2f})"
+        spread = f"{s['ratio']:.{digits}f} ({s['ratio_low']:.{digits}f}-{s['ratio_high']:.{digits}f})"
         lines.append(f"{comparison.name:<32}{s['ours']:>8.3f} s{s['plain']:>14.3f} s   {spread}")
     return "\n".join(lines)
 

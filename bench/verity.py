@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 
 from bench.pull import typical_image
-from bench.report import Comparison, Measure, as_installed, compare, machine, write_json
+from bench.report import Comparison, Measure, as_installed, compare, machine, table, write_json
 from tests.harness import vmparts
 from tests.harness.als import AlsDaemon
 from tests.harness.debs import Unavailable
@@ -110,16 +110,6 @@ def inside(image: str, rounds: int, target: Path) -> None:
         write_json(target, comparisons, machine(folder))
 
 
-def table(comparisons: list[Comparison]) -> str:
-    """Medians in seconds; the ratio's median with its quartiles."""
-    lines = [f"{'':28}{'sealed':>10}{'not sealed':>14}   ratio (quartiles)"]
-    for each in comparisons:
-        s = each.summary()
-        spread = f"{s['ratio']:.3f} ({s['ratio_low']:.3f}-{s['ratio_high']:.3f})"
-        lines.append(f"{each.name:<28}{s['ours']:>8.3f} s{s['plain']:>12.3f} s   {spread}")
-    return "\n".join(lines)
-
-
 def outside(files: int, size: int, rounds: int, target: Path) -> int:
     """Boot a machine, have it measure, and show what it found."""
     try:
@@ -140,7 +130,8 @@ def outside(files: int, size: int, rounds: int, target: Path) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(vm.outside / "verity.json", target)
     found = json.loads(target.read_text("utf-8"))
-    print(table([Comparison(each["name"], tuple(each["ours"]), tuple(each["plain"])) for each in found["results"]]))
+    comparisons = [Comparison(each["name"], tuple(each["ours"]), tuple(each["plain"])) for each in found["results"]]
+    print(table(comparisons, "sealed", "not sealed", digits=3))
     print("machine: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()) + ", QEMU without KVM")
     return 0
 

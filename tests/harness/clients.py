@@ -3,21 +3,18 @@
 :func:`fetch` unpacks podman and all it depends on in a root of its own (:mod:`tests.harness.debs`) and makes the programs use
 the libraries there.
 
-The result lies in the cache folder and is used by later runs. It is made beside its final name and renamed, under a lock.
+The result lies in the cache folder and is used by later runs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness.debs import Unavailable, only_one, os_release, own_libraries, unpack
+from tests.harness.debs import Unavailable, made_once, own_libraries, unpack
 from tests.harness.podman import Binaries
-from tests.harness.system import CommandFailed, run
+from tests.harness.system import run
 
 __all__ = ["Client", "Unavailable", "binaries_of", "fetch"]
 
@@ -51,17 +48,12 @@ def fetch(suite: str, cache: Path) -> Client:
 
     :raises Unavailable: this is no machine for it. What should work and does not is another error.
     """
-    if platform.machine() != "x86_64":
-        raise Unavailable(f"the podman of Debian {suite} is fetched for x86-64 only")
-    if os_release().get("ID") != "debian":
-        raise Unavailable(f"the podman of Debian {suite} is fetched on Debian only")
-    # The programs have the folder's absolute path in them.
-    key = hashlib.sha256(f"{_FORMAT}:{cache.resolve()}".encode()).hexdigest()[:12]
-    folder = cache.resolve() / f"podman-{suite}-{key}"
-    cache.mkdir(exist_ok=True)
-    with only_one(cache / f"podman-{suite}.lock"):
-        if not folder.exists():
-            _make(suite, folder)
+
+    def make(staging: Path, folder: Path) -> None:
+        unpack(suite, PACKAGES, staging / "root")
+        _assemble(staging / "root", staging, folder)
+
+    folder = made_once(f"the podman of Debian {suite}", f"podman-{suite}", _FORMAT, cache, make, _check)
     return Client(suite, folder)
 
 
@@ -75,23 +67,8 @@ def binaries_of(suite: str, cache: Path) -> Binaries:
     return fetch(suite, cache).binaries
 
 
-def _make(suite: str, folder: Path) -> None:
-    for left in folder.parent.glob(f"podman-{suite}-*"):  # By a run that was killed, or an older form of this.
-        shutil.rmtree(left)
-    staging = Path(tempfile.mkdtemp(prefix=f"podman-{suite}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        root = staging / "root"
-        unpack(suite, PACKAGES, root)
-        _assemble(root, staging, folder)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    try:
-        run(folder / "bin" / "podman", "--version")
-    except (OSError, CommandFailed):
-        shutil.rmtree(folder)
-        raise
+def _check(folder: Path) -> None:
+    run(folder / "bin" / "podman", "--version")
 
 
 def _assemble(root: Path, staging: Path, folder: Path) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import shutil
-import tempfile
 from pathlib import Path
 
-from tests.harness.debs import Unavailable, only_one, os_release, own_libraries, unpack
-from tests.harness.system import run
+from tests.harness.debs import made_once, own_libraries, unpack
+from tests.harness.system import CommandFailed, run
 
 SUITE = "forky"
 """The first that has the package."""
@@ -23,34 +19,19 @@ def mount_composefs(cache: Path) -> Path:
 
     :raises Unavailable: this is no machine for it. What should work and does not is another error.
     """
-    if platform.machine() != "x86_64":
-        raise Unavailable(f"the composefs of Debian {SUITE} is fetched for x86-64 only")
-    if os_release().get("ID") != "debian":
-        raise Unavailable(f"the composefs of Debian {SUITE} is fetched on Debian only")
-    # The program has the folder's absolute path in it.
-    key = hashlib.sha256(f"{_FORMAT}:{cache.resolve()}".encode()).hexdigest()[:12]
-    folder = cache.resolve() / f"composefs-{SUITE}-{key}"
-    cache.mkdir(exist_ok=True)
-    with only_one(cache / "composefs.lock"):
-        if not folder.exists():
-            _make(folder)
-    return folder / "root" / _PROGRAM
+    return (
+        made_once(f"the composefs of Debian {SUITE}", f"composefs-{SUITE}", _FORMAT, cache, _make, _check) / "root" / _PROGRAM
+    )
 
 
-def _make(folder: Path) -> None:
-    for left in folder.parent.glob(f"composefs-{SUITE}-*"):  # By a run that was killed, or an older form of this.
-        shutil.rmtree(left)
-    staging = Path(tempfile.mkdtemp(prefix=f"composefs-{SUITE}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        root = staging / "root"
-        unpack(SUITE, ("composefs",), root)
-        own_libraries(root / _PROGRAM, root, folder / "root")
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _make(staging: Path, folder: Path) -> None:
+    root = staging / "root"
+    unpack(SUITE, ("composefs",), root)
+    own_libraries(root / _PROGRAM, root, folder / "root")
+
+
+def _check(folder: Path) -> None:
     # It has no option that does nothing; that it says how it is used shows that it runs.
     done = run(folder / "root" / _PROGRAM, status=None)
     if b"usage" not in (done.stdout + done.stderr).lower():
-        shutil.rmtree(folder)
-        raise AssertionError(f"mount.composefs does not run: {done}")
+        raise CommandFailed(f"mount.composefs does not run: {done}")

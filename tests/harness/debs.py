@@ -10,9 +10,12 @@ beside it.)
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +55,49 @@ def only_one(path: Path) -> Iterator[None]:
 
         wait_until(taken, f"lock of {path} (another run that downloads?)", _LOCK_DEADLINE)
         yield
+
+
+def made_once(
+    what: str, name: str, form: str, cache: Path, make: Callable[[Path, Path], None], check: Callable[[Path], None]
+) -> Path:
+    """A folder of unpacked programs in the cache, made now if it is not there.
+
+    It is made beside its final name and renamed, under a lock. The programs have its absolute path in them, so its name
+    depends on that, and on `form`, which is to be changed with what is made of the packages.
+
+    :param what: is fetched, in the words of a reason to skip.
+    :param make: fills the first folder, with what works once that is called as the second.
+    :param check: raises CommandFailed where what is in the folder does not run; then it is removed.
+    :raises Unavailable: this is no machine for it. What should work and does not is another error.
+    """
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"{what} is fetched for x86-64 only")
+    if os_release().get("ID") != "debian":
+        raise Unavailable(f"{what} is fetched on Debian only")
+    key = hashlib.sha256(f"{form}:{cache.resolve()}".encode()).hexdigest()[:12]
+    folder = cache.resolve() / f"{name}-{key}"
+    cache.mkdir(exist_ok=True)
+    with only_one(cache / f"{name}.lock"):
+        if not folder.exists():
+            _make(name, folder, make)
+            try:
+                check(folder)
+            except (OSError, CommandFailed):
+                shutil.rmtree(folder)
+                raise
+    return folder
+
+
+def _make(name: str, folder: Path, make: Callable[[Path, Path], None]) -> None:
+    for left in folder.parent.glob(f"{name}-*"):  # By a run that was killed, or an older form of this.
+        shutil.rmtree(left)
+    staging = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        make(staging, folder)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def sources(suite: str) -> list[str]:

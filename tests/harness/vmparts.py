@@ -7,14 +7,12 @@ KVM. The kernel is that for clouds, which has virtiofs, NVMe and ext4 built in, 
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness.debs import Unavailable, only_one, os_release, own_libraries, unpack
+from tests.harness.debs import made_once, only_one, own_libraries, unpack
 from tests.harness.system import run
 from tests.harness.vmdebian import debian_disk
 
@@ -70,34 +68,18 @@ def fetch(cache: Path) -> Parts:
 
     :raises Unavailable: this is no machine for them. What should work and does not is another error.
     """
-    if platform.machine() != "x86_64":
-        raise Unavailable("the virtual machine is fetched for x86-64 only")
-    if os_release().get("ID") != "debian":
-        raise Unavailable("the virtual machine is fetched on Debian only")
-    # The programs have the folder's absolute path in them.
-    key = hashlib.sha256(f"{_FORMAT}:{cache.resolve()}".encode()).hexdigest()[:12]
-    folder = cache.resolve() / f"vm-{key}"
-    cache.mkdir(exist_ok=True)
-    with only_one(cache / "vm.lock"):
-        if not folder.exists():
-            _make(folder)
-    return Parts(folder)
+    return Parts(made_once("the virtual machine", "vm", _FORMAT, cache, _make, _check))
 
 
-def _make(folder: Path) -> None:
-    for left in folder.parent.glob("vm-*"):  # By a run that was killed, or an older form of this.
-        shutil.rmtree(left)
-    staging = Path(tempfile.mkdtemp(prefix="vm-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        made = Parts(staging)
-        unpack(SUITE, _PACKAGES, made.root)
-        for name in _PROGRAMS:
-            own_libraries(made.root / name, made.root, folder / "root")
-        run("depmod", "-b", made.modules, made.release)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _make(staging: Path, folder: Path) -> None:
+    made = Parts(staging)
+    unpack(SUITE, _PACKAGES, made.root)
+    for name in _PROGRAMS:
+        own_libraries(made.root / name, made.root, folder / "root")
+    run("depmod", "-b", made.modules, made.release)
+
+
+def _check(folder: Path) -> None:
     run(Parts(folder).qemu, "--version")
 
 
