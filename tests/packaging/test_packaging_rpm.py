@@ -115,7 +115,8 @@ def test_folders_that_storage_conf_names_are_there_before_als_runs(unpacked: Pat
         pytest.skip("systemd is not installed")
     run("systemd-tmpfiles", f"--root={tmp_path}", "--create", unpacked / "usr/lib/tmpfiles.d/als.conf")
     modes = {path: (tmp_path / "var/lib/als" / path).stat().st_mode & 0o7777 for path in ("", "store", "is4", "image-store")}
-    assert modes == {"": 0o711, "store": 0o755, "is4": 0o755, "image-store": 0o755}
+    # The image stores as als.store.closed has them, also between a boot and the daemon's start.
+    assert modes == {"": 0o711, "store": 0o755, "is4": 0o700, "image-store": 0o700}
 
 
 def test_rpm_installs_upgrades_and_removes_it(built: Built, tmp_path: Path, as_root: None) -> None:
