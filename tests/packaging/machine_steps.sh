@@ -179,6 +179,8 @@ reboot() {
 
 # What was half here when the machine went down comes when the registry is there again.
 lazy_after_the_reboot() {
+  # What it read while the machine went down: the registry lost its storage first.
+  rm $reads/lazy
   start_registry
   podman start lazy sealed
   readers_go_on
