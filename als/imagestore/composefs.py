@@ -254,11 +254,15 @@ class ComposefsStore(ImageStore):
         """Let the last of some layers be complete under its TOC's ID as well: it was lazy, and now the store has it.
 
         Whoever mounts it from now on finds its files in its own forest. Containers that run keep the mount that they have.
+
+        The store may have it of somebody else, who pulled it whole while hardly a file of the lazy layer was here: the daemon
+        after one that was killed right when it showed a lazy layer may be asked for the image before it can be lazy.
         """
         layer = by_toc(layers)[-1]
         self._note_owners(layer.diff_id)
         layer = self._owned(layer)
         make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
+        lacking = self._lacking(layer.chain_id)
         with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT) as announce:
             key = self.lazy_key(layer.chain_id)
             known = self.published()
@@ -266,6 +270,8 @@ class ComposefsStore(ImageStore):
                 return
             folder = self.folder(layer.chain_id)
             self._fill(layer.chain_id, self._lazy / key / "diff1")
+            if lacking:
+                self._fill(layer.chain_id, self.layers.forest(layer.diff_id))
             self._renew(layer)
             self._place_tar_split(layer)
             sync_file_system(self.overlay)
@@ -273,8 +279,19 @@ class ComposefsStore(ImageStore):
             self._write(list(known.values()))
             announce()
             unmount_lazy(folder / "diff")
+            if lacking - forest_names(folder / "diff"):
+                # The two call the same files by different names. What was mounted there until now knew the lazy one's alone.
+                replace_in_forest(self.layers.image(layer.diff_id), self.blob(layer.chain_id))
             (folder / _LAZY).unlink()
             (folder / _NATIVE).unlink(missing_ok=True)
+
+    def _lacking(self, chain_id: str) -> set[str]:
+        """The names of those files of a lazy chain's image that are not here of the lazy layer."""
+        key = self.lazy_key(chain_id)
+        if key is None:
+            return set()
+        needed = {name.hex() for name in read_image_file(self.blob(chain_id), LAYER).contents()}
+        return needed - forest_names(self._lazy / key / "diff1")
 
     def _renew(self, layer: PublishedLayer) -> None:
         """Let clients mount the sealed image of a layer that was published before it was sealed. Containers that run keep what

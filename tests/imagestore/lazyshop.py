@@ -50,9 +50,12 @@ class LazyShop:
         for name in sorted(os.listdir(source))[:count]:
             link_or_copy(source / name, target / name)
 
-    def seal(self, layer: PublishedLayer) -> None:
-        """All of the layer is here, and it is what was promised."""
-        self.arrive(layer)
+    def seal(self, layer: PublishedLayer, arrived: int = 1 << 30) -> None:
+        """All of the layer is here, and it is what was promised.
+
+        :param arrived: how many files of the lazy one are; not all where somebody has pulled it whole.
+        """
+        self.arrive(layer, arrived)
         (self._aside / layer.diff_id.hex).rename(self.shop.layout.layer(layer.diff_id))
         assert layer.toc is not None
         self.shop.layers.add_toc(layer.diff_id, layer.toc)

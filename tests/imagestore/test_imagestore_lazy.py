@@ -228,6 +228,32 @@ def test_a_layer_that_somebody_else_had_pulled_whole_meanwhile(lazies: LazyShop)
     assert shop.faults(store) == [f"{layer.chain_id}: its EROFS image is another layer's"]
 
 
+@pytest.mark.parametrize("arrived", [0, 1])
+def test_a_layer_that_came_whole_before_its_lazy_files_did(lazies: LazyShop, arrived: int, tmp_path: Path) -> None:
+    """As after a kill: the next daemon pulls it whole while the lazy one stands there with nothing."""
+    shop, store = lazies.shop, lazies.shop.composefs
+    whole, _ = publish(lazies, "CL")
+    lazies.seal(whole[1], arrived)
+    store.settle(whole)
+    assert store.lazy_chains() == {}
+    assert shop.faults(store) == []
+    assert shown(store, ids(whole), tmp_path / "after") == content("CL")
+
+
+def test_a_layer_that_came_whole_with_other_names(lazies: LazyShop, tmp_path: Path) -> None:
+    """A file without a checksum in the table of contents has another name in the lazy layer than in the sealed one."""
+    shop, store = lazies.shop, lazies.shop.composefs
+    (layer,), _ = publish(lazies, "L")
+    renamed = shop.layer({f"0-{file}": f"renamed {file}".encode() * 100 for file in range(3)})
+    for path in (lazies.folder(layer) / "layer.erofs", store.blob(ids([layer])[0])):
+        path.unlink()
+        path.write_bytes(shop.layers.image(renamed.diff_id).read_bytes())
+    lazies.seal(layer, 0)
+    store.settle([layer])
+    assert shop.faults(store) == []
+    assert shown(store, ids([layer]), tmp_path / "after") == content("L")
+
+
 # -- cut short
 
 
