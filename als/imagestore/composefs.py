@@ -118,7 +118,7 @@ class ComposefsStore(ImageStore):
         else:
             # It was lazy, and shows what its table of contents tells. That this is the layer was seen when it was complete,
             # but where somebody had pulled that whole in the meantime the two images need not be the same.
-            needed = {name.hex() for name in read_image_file(blob, LAYER).contents()}
+            needed = _needed(blob)
         if needed - forest_names(diff):
             yield "its own forest lacks files"
 
@@ -259,17 +259,20 @@ class ComposefsStore(ImageStore):
         after one that was killed right when it showed a lazy layer may be asked for the image before it can be lazy.
         """
         layer = by_toc(layers)[-1]
+        key = self.lazy_key(layer.chain_id)
+        if key is None:
+            return
+        arrived = self._lazy / key / "diff1"
         self._note_owners(layer.diff_id)
         layer = self._owned(layer)
         make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
-        lacking = self._lacking(layer.chain_id)
+        lacking = _needed(self.blob(layer.chain_id)) - forest_names(arrived)
         with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT) as announce:
-            key = self.lazy_key(layer.chain_id)
             known = self.published()
-            if key is None or layer.chain_id not in known:
+            if self.lazy_key(layer.chain_id) != key or layer.chain_id not in known:
                 return
             folder = self.folder(layer.chain_id)
-            self._fill(layer.chain_id, self._lazy / key / "diff1")
+            self._fill(layer.chain_id, arrived)
             if lacking:
                 self._fill(layer.chain_id, self.layers.forest(layer.diff_id))
             self._renew(layer)
@@ -284,14 +287,6 @@ class ComposefsStore(ImageStore):
                 replace_in_forest(self.layers.image(layer.diff_id), self.blob(layer.chain_id))
             (folder / _LAZY).unlink()
             (folder / _NATIVE).unlink(missing_ok=True)
-
-    def _lacking(self, chain_id: str) -> set[str]:
-        """The names of those files of a lazy chain's image that are not here of the lazy layer."""
-        key = self.lazy_key(chain_id)
-        if key is None:
-            return set()
-        needed = {name.hex() for name in read_image_file(self.blob(chain_id), LAYER).contents()}
-        return needed - forest_names(self._lazy / key / "diff1")
 
     def _renew(self, layer: PublishedLayer) -> None:
         """Let clients mount the sealed image of a layer that was published before it was sealed. Containers that run keep what
@@ -321,6 +316,11 @@ class ComposefsStore(ImageStore):
 
     def _lazy_image(self, key: str) -> Path:
         return self._lazy / key / "layer.erofs"
+
+
+def _needed(image: Path) -> set[str]:
+    """The names in a forest of all files that an EROFS image shows."""
+    return {name.hex() for name in read_image_file(image, LAYER).contents()}
 
 
 def _is_same(one: Path, other: Path) -> bool:
