@@ -34,7 +34,7 @@ from als.imagestore.images import ImageList
 from als.imagestore.lock import StorageLock
 from als.imagestore.records import PublishedLayer, format_entries, parse_entries
 from als.imagestore.tarsplit import make_tar_split
-from als.mount.table import MountEntry, read_mounts
+from als.mount.table import MountEntry, MountReader, read_mounts
 from als.store.atomic import sync_file_system
 from als.store.closed import make_closed
 from als.store.layers import Layers
@@ -158,12 +158,13 @@ class ImageStore(ABC):
         entries = parse_entries(path.read_bytes() if path.exists() else b"", str(path))
         return {entry["id"]: entry for entry in entries}
 
-    def publish(self, layers: Sequence[PublishedLayer]) -> None:
+    def publish(self, layers: Sequence[PublishedLayer], mounts: MountReader = read_mounts) -> None:
         """Make layers ready for clients and list them; what is there already is left alone, and only its blob is added if
         that was not known to hold it.
 
         :param layers: an image's, from the lowest on, by DiffIDs; where lazy layers cannot be shown, the lowest of them and
             what is above is left out.
+        :param mounts: asked for the mounts that there are at that time.
         :raises KernelError: a layer's image cannot be mounted.
         """
         if not self.takes_lazy:
@@ -180,7 +181,8 @@ class ImageStore(ABC):
             for layer in (layer for layer, _ in wanted if layer.chain_id in known):
                 old[layer.chain_id] = layer.restated(known[layer.chain_id])
             try:
-                self._prepare_all(layers, wanted, known, made)
+                self._clear(wanted, known)
+                self._prepare_all(layers, Attempt(known, mounts(), made))
                 if not new and old == known:
                     return
                 for layer in new:
@@ -213,22 +215,17 @@ class ImageStore(ABC):
             make_tar_split(self.layers, layer.diff_id, self.tar_split_form, self._tmp)
         yield {}
 
-    def _prepare_all(
-        self,
-        layers: Sequence[PublishedLayer],
-        wanted: Sequence[tuple[PublishedLayer, PublishedLayer]],
-        known: Collection[str],
-        made: Mapping[str, Path],
-    ) -> None:
-        for index, layer in enumerate(layers):
-            if layer.parent != (layers[index - 1].chain_id if index else ""):
-                raise StoreDamaged("the layer below it is missing", where=layer.chain_id, hint="pull the image again")
+    def _clear(self, wanted: Sequence[tuple[PublishedLayer, PublishedLayer]], known: Collection[str]) -> None:
+        """Remove what an attempt that was cut short, perhaps by the power, has left: nothing says that it is whole."""
         found = self._appearance.found()
         for layer, _ in wanted:
             if layer.chain_id not in known and layer.chain_id in found:
-                # Left by an attempt that was cut short, perhaps by the power: nothing says that it is whole.
                 self._remove(layer.chain_id)
-        attempt = Attempt(known, read_mounts(), made)
+
+    def _prepare_all(self, layers: Sequence[PublishedLayer], attempt: Attempt) -> None:
+        for index, layer in enumerate(layers):
+            if layer.parent != (layers[index - 1].chain_id if index else ""):
+                raise StoreDamaged("the layer below it is missing", where=layer.chain_id, hint="pull the image again")
         for index in range(len(layers)):
             self._prepare(layers[: index + 1], attempt)
 

@@ -35,6 +35,7 @@ from als.model.logfields import about
 from als.model.manifest import layer_compression, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.mount.erofs import ensure_mounted
+from als.mount.table import MountReader, read_mounts
 from als.registry.environment import Environment
 from als.registry.host import host_platform
 from als.registry.mirrored import addresses
@@ -379,15 +380,16 @@ class Service:
         what it has; the layer's description does not name the blob any more."""
         return digest == image.manifest.layers[index].digest and self.uses.count(reference, str(digest)) > 0
 
-    def publish(self, image: ImageRecord) -> None:
+    def publish(self, image: ImageRecord, mounts: MountReader = read_mounts) -> None:
         """Mount and list all of a complete image's layers. The caller holds the store's lock.
 
+        :param mounts: as for :meth:`als.imagestore.tree.ImageStore.publish`.
         :raises NotFound: a layer is not in the store.
         :raises KernelError: one cannot be mounted.
         """
-        self._publish(image, len(image.manifest.layers))
+        self._publish(image, len(image.manifest.layers), mounts=mounts)
 
-    def _publish(self, image: ImageRecord, count: int, *, asked: bool = False) -> None:
+    def _publish(self, image: ImageRecord, count: int, *, asked: bool = False, mounts: MountReader = read_mounts) -> None:
         """Make ready and list an image's lowest `count` layers, for those clients that can mount them all in the end."""
         layers = [self.layer_of(image, index) for index in range(count)]
         if asked or self.verity.required:
@@ -395,4 +397,4 @@ class Service:
             seal_layers(self, layers)
         for store in self.publishing:
             if store.fits(len(image.manifest.layers)):
-                store.publish(layers)
+                store.publish(layers, mounts)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from als.errors import AlsError, LockTimeout
 from als.model.digest import Digest
 from als.mount.propagation import ensure_shared
-from als.mount.table import find_mount, read_mounts
+from als.mount.table import MountWatch, find_mount, read_mounts
 from als.service import listing
 from als.service.core import Service
 from als.service.fsck import Problem
@@ -72,9 +72,10 @@ def bring_back(service: Service) -> None:
         for use in service.uses.all():
             with _going_on(f"{use.reference} {use.digest} is not served"):
                 _serve_again(service, use)
-    for ref in _references(service):
-        with _going_on(f"{ref.reference} is not served"), sharing(service.layout.lock):
-            service.publish(service.images.get(ref.digest))
+    with MountWatch() as mounts:
+        for ref in _references(service):
+            with _going_on(f"{ref.reference} is not served"), sharing(service.layout.lock):
+                service.publish(service.images.get(ref.digest), mounts.read)
     with _going_on("images are not listed"), sharing(service.layout.lock):
         listing.update(service)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from als.mount.table import MountEntry, find_mount, is_mount, mounts_below, parse_mountinfo, read_mounts
+from als.mount.table import MountEntry, MountWatch, find_mount, is_mount, mounts_below, parse_mountinfo, read_mounts
 from als.mount.unmounting import unmounting
 from als.native import mounts
 from tests.harness.system import mounts_below as harness_mounts_below
@@ -116,3 +116,16 @@ def test_the_root_is_a_mount() -> None:
     assert is_mount(Path("/"))
     table = read_mounts()
     assert set(mounts_below(Path("/"), table)) == set(table)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_watch_knows_of_every_change(tmp_path: Path) -> None:
+    with MountWatch() as watch:
+        before = watch.read()
+        assert watch.read() is before
+        with unmounting(tmp_path):
+            for number in range(1, 4):
+                mounts.mount("none", tmp_path, "tmpfs")
+                assert sum(entry.target == tmp_path for entry in watch.read()) == number
+            assert set(watch.read()) == set(read_mounts())
+        assert not mounts_below(tmp_path, watch.read())
