@@ -50,7 +50,7 @@ soak: setup
 	@$(PYTHON) -m tests.harness.soak $(or $(SECONDS),300) --kills $(ARGS)
 	@$(PYTHON) -m tests.life.powercuts $(POINTS) $(ARGS)
 	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q $(addprefix tests/life/test_life_,faults.py lazy_faults.py killed_calls.py)
-	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q tests/packaging/test_packaging_machine.py \
+	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q tests/vm/test_vm_full.py tests/packaging/test_packaging_machine.py \
 		tests/verity/test_verity_podman.py tests/verity/test_verity_swapped.py
 	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py tests/restart/test_restart_containers.py -k kills
 

@@ -220,9 +220,10 @@ class ComposefsStore(ImageStore):
         return found
 
     def lazy_key(self, chain_id: str) -> str | None:
-        """The key of the lazy layer that stands for a chain; None where the chain is complete."""
+        """The key of the lazy layer that stands for a chain; None where the chain is complete, or has not appeared: what an
+        attempt has left that the power cut short may be anything."""
         try:
-            return (self.folder(chain_id) / _LAZY).read_text()
+            return (self.overlay / chain_id / _LAZY).read_text()
         except FileNotFoundError:
             return None
 

@@ -305,3 +305,19 @@ def test_settling_that_was_cut_short_is_done_again(lazies: LazyShop, tmp_path: P
         lazies.folder(whole[number]).rename(tmp_path / f"{step}-gone")
         assert shown(shop.composefs, ids(whole), tmp_path / f"{step}-after") == expected
         assert shop.faults(store) == [], step
+
+
+@pytest.mark.parametrize("torn", [bytes(64), b"", b"0" * 64])
+def test_what_the_power_cut_short_is_not_believed(lazies: LazyShop, torn: bytes) -> None:
+    """Of an attempt that was not listed yet nothing had to be on the disk."""
+    store = lazies.shop.composefs
+    whole = image(lazies.shop, "L")
+    now = [lazies.lazy(whole[0])]
+    left = store.root / "chains" / ids(whole)[0]
+    left.mkdir()
+    (left / "lazy").write_bytes(torn)
+    (store.overlay / left.name).symlink_to(f"../state/{left.name}")
+    assert store.lazy_key(left.name) is None
+    store.publish(now)
+    assert store.lazy_key(left.name) == now[0].lazy
+    assert lazies.shop.faults(store) == []

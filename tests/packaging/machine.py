@@ -22,11 +22,13 @@ from tests.lazy.site import noise
 from tests.packaging.package import build
 
 STEPS = Path(__file__).with_name("machine_steps.sh")
-_FIRST = ("install", "switch_on", "run", "start_readers", "upgrade", "restart", "kill_it", "watchdog")
+_FIRST = ("install", "switch_on", "run", "start_readers", "upgrade", "kill_it")
 BOOTS: tuple[tuple[str, ...], ...] = (_FIRST,)
 if os.environ.get("ALS_ALL_POINTS"):
-    BOOTS = ((*_FIRST, "journal", "before_the_reboot"), ("reboot", "lazy_after_the_reboot", "given_up", "remove"))
-"""What is done at each boot; the second one, and what leads to it, takes minutes more and belongs to `make soak`."""
+    _LONG = ("restart", "watchdog", "journal", "before_the_reboot")
+    BOOTS = ((*_FIRST, *_LONG), ("reboot", "lazy_after_the_reboot", "given_up", "remove"))
+"""What is done at each boot. Other ways to another daemon than an upgrade and a kill, and the second boot with what leads to
+it, take minutes more and belong to `make soak`."""
 _LAZY_FILES = 600
 """More than are read before the reboot, and too large to come all at once: there are always some that are not here."""
 _DEADLINE = 900.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from als.worker.client import Workers
 from tests.harness.system import unmount_below
 from tests.harness.vmpytest import REPORTS
 
@@ -23,3 +24,22 @@ def sealable(module_dir: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=module_dir))
     yield folder
     unmount_below(folder)
+
+
+class WarmWorkers(Workers):
+    """Workers for one service after another: what starts them takes seconds to load in a machine without KVM."""
+
+    def close(self) -> None:
+        """A service has ended, and the next one will want them."""
+
+    def end(self) -> None:
+        """No service will."""
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def warm_workers(module_dir: Path) -> Iterator[WarmWorkers]:
+    """Of the user whom tests here name as workers' own."""
+    workers = WarmWorkers((65534, 65534), module_dir / "workers")
+    yield workers
+    workers.end()

@@ -26,19 +26,26 @@ from als.store.objects import copy_object
 from tests.harness.ocilayout import Layout, TarBuilder
 from tests.harness.policy import ExpectedLogs
 from tests.harness.system import unmount_below
+from tests.verity.conftest import WarmWorkers
 
 pytestmark = pytest.mark.in_vm
+
+Opener = Callable[[str], Service]
 
 BIG = os.urandom(1_000_000)
 MEDIUM = b"m" * 5000
 
 
-@contextmanager
-def opened(folder: Path, verity: str) -> Iterator[Service]:
-    root = folder / "a"
-    config = Config(root=root, run=folder / "run", worker_user="65534", lookup_deadline=120.0, layouts=LAYOUTS, verity=verity)
-    with Service(config) as service:
-        yield service
+@pytest.fixture
+def opened(sealable: Path, warm_workers: WarmWorkers) -> Opener:
+    """Opens the store of a test with one of the settings of `verity`."""
+
+    def open_it(verity: str) -> Service:
+        root, run = sealable / "a", sealable / "run"
+        config = Config(root=root, run=run, worker_user="65534", lookup_deadline=120.0, layouts=LAYOUTS, verity=verity)
+        return Service(config, workers=warm_workers)
+
+    return open_it
 
 
 def base() -> bytes:
@@ -89,9 +96,9 @@ def container(service: Service, chain_id: str, folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", target], check=True, timeout=60)
 
 
-def test_a_pull_seals_objects_and_images(sealable: Path) -> None:
+def test_a_pull_seals_objects_and_images(opened: Opener, sealable: Path) -> None:
     layout = made(sealable, base(), TarBuilder().file("etc/more", b"more" * 100).build())
-    with opened(sealable, "require") as service:
+    with opened("require") as service:
         image = pull(service, layout)
         for diff_id in image.config.diff_ids:
             assert_sealed(service, diff_id)
@@ -115,9 +122,9 @@ def test_a_pull_seals_objects_and_images(sealable: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["prefer", "require"])
-def test_what_is_here_unsealed_is_sealed_when_it_is_asked_for(sealable: Path, setting: str) -> None:
+def test_what_is_here_unsealed_is_sealed_when_it_is_asked_for(opened: Opener, sealable: Path, setting: str) -> None:
     layout = made(sealable, base())
-    with opened(sealable, "off") as service:
+    with opened("off") as service:
         image = pull(service, layout)
         [diff_id], [chain_id] = image.config.diff_ids, image.chain
         assert service.layers.get(diff_id).verity == ""
@@ -125,7 +132,7 @@ def test_what_is_here_unsealed_is_sealed_when_it_is_asked_for(sealable: Path, se
         assert [measure_path(path) for path in files] == [None, None, None]
         with container(service, chain_id, sealable) as merged, pytest.raises(OSError, match="Input/output error"):
             (merged / "big").read_bytes()
-    with opened(sealable, setting) as service:
+    with opened(setting) as service:
         pull(service, layout, asked=True)
         assert_sealed(service, diff_id)
         assert service.composefs.blob(chain_id).samefile(service.layers.image(diff_id))
@@ -139,40 +146,40 @@ def test_what_is_here_unsealed_is_sealed_when_it_is_asked_for(sealable: Path, se
         assert not mounts_below(service.diff_n.root)
 
 
-def test_prefer_leaves_it_unsealed_when_nobody_asks(sealable: Path, expect_log: ExpectedLogs) -> None:
+def test_prefer_leaves_it_unsealed_when_nobody_asks(opened: Opener, sealable: Path, expect_log: ExpectedLogs) -> None:
     expect_log("it is not sealed, and verity")
     layout = made(sealable, base())
-    with opened(sealable, "off") as service:
+    with opened("off") as service:
         [diff_id] = pull(service, layout).config.diff_ids
-    with opened(sealable, "prefer") as service:
+    with opened("prefer") as service:
         recover(service)
         assert service.layers.get(diff_id).verity == ""
-    with opened(sealable, "require") as service:
+    with opened("require") as service:
         recover(service)
         assert_sealed(service, diff_id)
 
 
-def test_what_has_changed_is_not_sealed(sealable: Path) -> None:
+def test_what_has_changed_is_not_sealed(opened: Opener, sealable: Path) -> None:
     layout = made(sealable, base())
-    with opened(sealable, "off") as service:
+    with opened("off") as service:
         [diff_id] = pull(service, layout).config.diff_ids
         name = sorted(service.layers.objects(diff_id))[0]
     path = service.layout.object(name)
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with opened(sealable, "require") as service, pytest.raises(StoreDamaged, match="has changed"):
+    with opened("require") as service, pytest.raises(StoreDamaged, match="has changed"):
         pull(service, layout)
     assert service.layers.get(diff_id).verity == ""
 
 
-def test_another_layers_object_is_read_before_it_is_believed(sealable: Path) -> None:
-    with opened(sealable, "off") as service:
+def test_another_layers_object_is_read_before_it_is_believed(opened: Opener, sealable: Path) -> None:
+    with opened("off") as service:
         pull(service, made(sealable, base()))
         path = next(path for path in (service.layout.objects).rglob("*") if path.is_file() and path.stat().st_size == len(BIG))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     other = TarBuilder(mtime=1).file("same", BIG).build()
-    with opened(sealable, "require") as service, pytest.raises(StoreDamaged, match="another content"):
+    with opened("require") as service, pytest.raises(StoreDamaged, match="another content"):
         pull(service, made(sealable, other))
 
 
@@ -190,9 +197,11 @@ def changed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("sealed_again", [False, True])
-def test_an_image_that_was_replaced_is_not_mounted(sealable: Path, sealed_again: bool, expect_log: ExpectedLogs) -> None:
+def test_an_image_that_was_replaced_is_not_mounted(
+    opened: Opener, sealable: Path, sealed_again: bool, expect_log: ExpectedLogs
+) -> None:
     expect_log("cannot be mounted")
-    with opened(sealable, "require") as service:
+    with opened("require") as service:
         image = pull(service, made(sealable, base()))
         unmount_below(service.layout.root)
         path = service.layers.image(image.config.diff_ids[0])
@@ -210,8 +219,8 @@ def test_an_image_that_was_replaced_is_not_mounted(sealable: Path, sealed_again:
             service.publish(image)
 
 
-def test_prefer_serves_a_store_that_was_copied(sealable: Path) -> None:
-    with opened(sealable, "prefer") as service:
+def test_prefer_serves_a_store_that_was_copied(opened: Opener, sealable: Path) -> None:
+    with opened("prefer") as service:
         image = pull(service, made(sealable, base()))
         unmount_below(service.layout.root)
         swapped(service.layers.image(image.config.diff_ids[0]), lambda path: None)
@@ -219,9 +228,9 @@ def test_prefer_serves_a_store_that_was_copied(sealable: Path) -> None:
         assert (service.diff_n.diff(image.chain[0]) / "etc/small").read_bytes() == b"tiny"
 
 
-def test_two_layers_with_the_same_file_are_sealed_side_by_side(sealable: Path) -> None:
+def test_two_layers_with_the_same_file_are_sealed_side_by_side(opened: Opener, sealable: Path) -> None:
     tars = [TarBuilder(mtime=n).file("shared", BIG).file(f"own{n}", b"%d" % n * 200).build() for n in range(3)]
-    with opened(sealable, "require") as service:
+    with opened("require") as service:
         image = pull(service, made(sealable, *tars))
         for diff_id in image.config.diff_ids:
             assert_sealed(service, diff_id)
