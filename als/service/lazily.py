@@ -369,7 +369,7 @@ class Lazies:
 
     def settle(self, image: ImageRecord) -> None:
         """List those layers of an image as complete that were lazy and are complete now. The caller holds the store's lock."""
-        service = self._service
+        service, composefs = self._service, self._service.composefs
         try:
             layers = [service.layer_of(image, index) for index in range(len(image.config.diff_ids))]
         except NotFound:
@@ -377,12 +377,11 @@ class Lazies:
             return
         # Not by the IDs that the manifest gives: what lies below may be known by its DiffID alone, whatever that says.
         chain = by_toc(layers)
-        lazy = [
-            index for index, each in enumerate(chain) if not layers[index].lazy and service.composefs.lazy_key(each.chain_id)
-        ]
+        lazy = [index for index, each in enumerate(chain) if not layers[index].lazy and composefs.lazy_key(each.chain_id)]
         for index in lazy:
-            service.composefs.settle(layers[: index + 1])
-        if lazy:
+            composefs.settle(layers[: index + 1])
+        # Also if they are settled, but the attempt before this one had no space to list them by their DiffIDs.
+        if lazy or not composefs.ids_of(layers) <= composefs.published().keys():
             service.publish(image)
 
     def _withdraw(self, layer: LazyLayer) -> None:

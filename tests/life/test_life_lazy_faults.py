@@ -16,7 +16,7 @@ from tests.harness import faults
 from tests.harness.blobproxy import BlobProxy
 from tests.harness.disk import bytes_on_disk
 from tests.harness.registry import RegistryServer
-from tests.harness.system import Completed
+from tests.harness.system import Completed, wait_until
 from tests.lazily.images import layer
 from tests.lazily.site import QUIET, Lazy, Shop, Site
 from tests.lazy.site import noise
@@ -29,6 +29,8 @@ FILES = {**SMALL, **LARGE}
 PART = 1000
 """Bytes that are read of a file, so that the larger ones are here in part."""
 TRIES_SECONDS = "4"
+AGAIN_SECONDS = 90.0
+"""Until a daemon must have tried once more to show a layer as complete; it does so each half minute."""
 SLACK = 64 << 10
 """Directories keep blocks that names once needed."""
 
@@ -76,7 +78,8 @@ class Tried:
 
     def check(self) -> None:
         """Now that nothing fails any more."""
-        self._is_sound()
+        # What is complete and could not be listed as such, the daemon lists when it tries again.
+        wait_until(lambda: not self._found(), "a sound store", AGAIN_SECONDS)
         self._bring(self._image)
         with self.site.mounts():
             root = self.site.mount_by_chain(self._image)
@@ -126,8 +129,12 @@ class Tried:
         assert self.site.is_sealed(image)
 
     def _is_sound(self, *options: str) -> None:
+        assert self._found(*options) == []
+
+    def _found(self, *options: str) -> list[object]:
         done: Completed = self.als.cli("fsck", *options, "--json", status=None)
-        assert json.loads(done.stdout)["found"] == []
+        found: list[object] = json.loads(done.stdout)["found"]
+        return found
 
     def _contents(self) -> set[str]:
         root = self.als.root

@@ -115,6 +115,22 @@ def test_settling_goes_on_where_it_stopped(store: LazyStore, monkeypatch: pytest
         assert fsck(service, deep=True).found == ()
 
 
+def test_what_is_settled_and_could_not_be_listed_is_listed_later(store: LazyStore) -> None:
+    """For want of space, in the same daemon: the next start would publish all images anyway."""
+    service = store.service
+    image, layers = store.pull("img", ONE, TWO)
+    for layer in layers:
+        store.seal(layer)
+    whole = [service.layer_of(image, index) for index in range(len(layers))]
+    for count in range(1, len(whole) + 1):
+        service.composefs.settle(whole[:count])
+    assert listed(service) == set(image.toc_chain)
+    with Lazies(service) as lazies:
+        lazies.settle(image)
+    assert listed(service) == {*image.chain, *image.toc_chain}
+    assert service.composefs.lazy_chains() == {}
+
+
 def killed_gc(service: Service, step: int) -> subprocess.CompletedProcess[str]:
     where = [str(service.layout.root), str(service.config.run), str(step)]
     return subprocess.run(
