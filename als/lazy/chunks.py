@@ -139,6 +139,13 @@ class ChunkMap:
         rows = self.rows(number)
         return self._here.find(0, rows.start, rows.stop) < 0
 
+    def set_absent(self, number: int, row: int) -> None:
+        """A chunk that was here has to come again."""
+        if self._here[row]:
+            self._take(number, row, -1)
+            self._here[row] = 0
+            self._needs[self.index.columns.chunk_units[row]] = 1
+
     def missing(self, number: int, offset: int, length: int) -> list[tuple[int, Chunk]]:
         """The chunks that are not here of those which hold any of `length` bytes of a file from `offset` on, and their rows."""
         if self._whole[number] == 1:
@@ -192,13 +199,13 @@ class ChunkMap:
             start = stop
         self._left = self._files
 
-    def _take(self, number: int, row: int) -> None:
+    def _take(self, number: int, row: int, sign: int = 1) -> None:
         columns = self.index.columns
         self._here[row] = 1
         last = row + 1 == columns.chunk_ends[number]
         end = columns.sizes[number] if last else columns.chunk_offsets[row + 1]
-        self._chunks_here += 1
-        self._bytes_here += end - columns.chunk_offsets[row]
+        self._chunks_here += sign
+        self._bytes_here += sign * (end - columns.chunk_offsets[row])
 
     def _refresh(self, unit: int) -> bool:
         """See whether a unit is still needed."""

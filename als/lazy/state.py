@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from als.errors import AlsError, DeadlineExceeded, DigestMismatch
+from als.errors import AlsError, DeadlineExceeded, DigestMismatch, StoreError
 from als.fetch.source import RangeSource
 from als.formats.codecs import Compression
 from als.formats.index import Chunk, LayerIndex
@@ -179,6 +179,11 @@ class LayerState(Target):
             except DigestMismatch as error:
                 self.refuse(DigestMismatch(error.what, where=f"{self.where} {self.digest} {error.where}"))
                 return
+            except StoreError:
+                # With the chunk that comes again the file is finished; nobody else would try once more.
+                with self._lock:
+                    self._chunks.set_absent(number, row)
+                raise
             self._whole([number])
 
     def _have(self, names: Sequence[bytes]) -> None:

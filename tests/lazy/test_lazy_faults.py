@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 import time
@@ -10,11 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from als.errors import AlsError, BadImage, DeadlineExceeded, NotFound, RegistryDenied, RegistryError, RegistryUnavailable
+from als.errors import (
+    AlsError,
+    BadImage,
+    DeadlineExceeded,
+    NotFound,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+    StoreFull,
+)
 from als.lazy.layer import LazyLayer
+from als.lazy.partial import LazyFolder
+from als.model.forest import FOREST
 from als.worker.client import Workers
 from tests.formats.lazylayers import LazyLayer as Sample
 from tests.formats.tocbuilder import estargz, file, zstd_podman
+from tests.harness.system import wait_until
 from tests.lazy.faultyregistry import Answer, Fault, FaultyRegistry
 from tests.lazy.site import TIMEOUT, Site, blobs_of, noise, read
 
@@ -328,3 +341,30 @@ def test_a_full_disk_is_said_at_once(module_dir: Path, site: Site, expect_log: E
         assert time.monotonic() - begun < 5
         parts.mkdir()
         assert read(layer, NAMES[0]) == DATA[0]
+
+
+def test_a_file_that_could_not_be_finished_is_finished_by_the_next_who_reads(
+    site: Site, monkeypatch: pytest.MonkeyPatch, expect_log: Expect
+) -> None:
+    """All of its chunks were here, but no room for its name among the objects."""
+    expect_log("no space")
+    sample = sample_of("podman")
+    refused: list[bytes] = []
+
+    def full(_: object, name: bytes, *__: object) -> None:
+        refused.append(name)
+        raise StoreFull("no space left", where=name.hex())
+
+    with FaultyRegistry(blobs_of(sample)) as registry:
+        layer = site.layer(registry, sample)
+        with monkeypatch.context() as patch:
+            patch.setattr(LazyFolder, "finish", full)
+            for name in NAMES:
+                with contextlib.suppress(AlsError):
+                    read(layer, name)
+            wait_until(lambda: bool(refused), "a file that cannot be finished")
+        here = layer.folder.path / "diff1" / FOREST
+        assert not [name for name in refused if (here / name.hex()).exists()]
+        for name, data in zip(NAMES, DATA, strict=True):
+            assert read(layer, name) == data
+        wait_until(lambda: all((here / name.hex()).exists() for name in refused), "finished files")
