@@ -142,8 +142,7 @@ class ChunkMap:
     def set_absent(self, number: int, row: int) -> None:
         """A chunk that was here has to come again."""
         if self._here[row]:
-            self._take(number, row, -1)
-            self._here[row] = 0
+            self._take(number, row, here=False)
             self._needs[self.index.columns.chunk_units[row]] = 1
 
     def missing(self, number: int, offset: int, length: int) -> list[tuple[int, Chunk]]:
@@ -199,9 +198,9 @@ class ChunkMap:
             start = stop
         self._left = self._files
 
-    def _take(self, number: int, row: int, sign: int = 1) -> None:
+    def _take(self, number: int, row: int, *, here: bool = True) -> None:
         columns = self.index.columns
-        self._here[row] = 1
+        self._here[row], sign = (1, 1) if here else (0, -1)
         last = row + 1 == columns.chunk_ends[number]
         end = columns.sizes[number] if last else columns.chunk_offsets[row + 1]
         self._chunks_here += sign
