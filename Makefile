@@ -11,7 +11,7 @@ help:
 	@echo "make bench   measurements beside plain overlay; JSON goes to .cache/bench/"
 	@echo "make soak    gc in a loop beside pulls and runs of overlapping images (SECONDS=300, ARGS='--seed N'), once more with kills of the"
 	@echo "             daemon, POINTS=300 power cuts, pulls and a daemon each of whose system calls fails once or is the last, rm and gc"
-	@echo "             likewise, and 200 kills of the daemon under readers and under containers"
+	@echo "             likewise, 200 kills of the daemon under readers and under containers, and every parser under a new seed"
 	@echo "make fuzz    every parser with mutated input; CASES=100000, ARGS='--seed 7 --target tar'"
 	@echo "make rpm     the RPM of the last commit, and its source RPM, in dist/"
 	@echo "make man     the manual pages, into build/man"
@@ -52,6 +52,7 @@ soak: setup
 	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q $(addprefix tests/life/test_life_,faults.py lazy_faults.py killed_calls.py)
 	@ALS_ALL_POINTS=1 $(PYTHON) -m pytest -q tests/vm/test_vm_full.py tests/packaging/test_packaging_machine.py \
 		tests/verity/test_verity_podman.py tests/verity/test_verity_swapped.py
+	@$(PYTHON) -m tests.fuzz
 	@ALS_KILLS=200 $(PYTHON) -m pytest -q -s tests/restart/test_restart_lazy.py tests/restart/test_restart_containers.py -k kills
 
 CASES := 100000

@@ -67,7 +67,7 @@ def parse_crio_conf(text: str, source: str, below: CrioConf | None = None) -> Cr
     if not isinstance(table, dict):
         raise ConfigError("crio is not a table", where=source)
     below = below or CrioConf("")
-    options = table.get("storage_option") or []
+    options = table.get("storage_option", [])
     repair = table.get("internal_repair", below.internal_repair)
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise ConfigError("storage_option is not a list of strings", where=source)

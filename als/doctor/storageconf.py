@@ -165,7 +165,9 @@ def _string(container: Mapping[str, object], key: str, where: str) -> str:
 
 
 def _strings(container: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
-    value = container.get(key) or []
+    value = container.get(key)
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{key} is not a list of strings", where=where)
     return tuple(value)

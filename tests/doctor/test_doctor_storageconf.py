@@ -41,6 +41,7 @@ def test_mountopt_of_overlay_wins() -> None:
         "[storage]\ndriver = 1",
         '[storage.options]\nadditionallayerstores = "/a:ref"',
         "[storage.options]\nadditionalimagestores = [1]",
+        '[storage.options]\nadditionalimagestores = ""',
     ],
 )
 def test_mistakes_name_the_file(text: str) -> None:

@@ -1,9 +1,11 @@
-"""Each parser for some thousand cases. ALS_FUZZ_CASES and ALS_FUZZ_SEED ask for more, or for the same again."""
+"""Each parser for some thousand cases. ALS_FUZZ_CASES and ALS_FUZZ_SEED ask for more, or for others.
+
+The seed is the same each time: a change is judged by what it does, not by luck. `make fuzz` and `make soak` look further.
+"""
 
 from __future__ import annotations
 
 import os
-import secrets
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS
 
 CASES = int(os.environ.get("ALS_FUZZ_CASES", "10000"))
-SEED = int(os.environ.get("ALS_FUZZ_SEED") or secrets.randbits(32))
+SEED = int(os.environ.get("ALS_FUZZ_SEED", "775521412"))
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -33,7 +33,9 @@ class Shelf:
         self._pull(self.kept)
         collect(service)
         self.without = contents(service.layout.root)
+        # As restore() does, so that the points that are found now are those that come up later.
         self._pull(self.gone)
+        collect(service)
         self.whole = contents(service.layout.root)
 
     def _pull(self, reference: str) -> None:
