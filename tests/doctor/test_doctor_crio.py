@@ -51,7 +51,14 @@ def test_no_file_is_no_crio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["root", 'crio = "x"', "[crio]\nroot = 1", "[crio]\nstorage_option = [1]", '[crio]\nstorage_option = ""', '[crio]\ninternal_repair = "no"'],
+    [
+        "root",
+        'crio = "x"',
+        "[crio]\nroot = 1",
+        "[crio]\nstorage_option = [1]",
+        '[crio]\nstorage_option = ""',
+        '[crio]\ninternal_repair = "no"',
+    ],
 )
 def test_malformed_files_are_named(text: str) -> None:
     with pytest.raises(ConfigError) as caught:

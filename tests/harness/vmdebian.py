@@ -54,7 +54,14 @@ Type=oneshot
 ExecStart=/usr/local/sbin/vm-job
 Delegate=yes
 TimeoutStartSec=infinity
+TimeoutStopSec=5
 Environment=HOME=/root
+"""
+
+_MANAGER = """\
+[Manager]
+# What a job left running (containers, whose first process heeds no SIGTERM) held up the power-off for three minutes.
+DefaultTimeoutStopSec=30
 """
 
 _JOB = """\
@@ -130,6 +137,9 @@ def _set_up(root: Path) -> None:
     for name in _IDLE.split():
         (units / name).unlink(missing_ok=True)
         (units / name).symlink_to("/dev/null")
+    manager = etc / "systemd" / "system.conf.d"
+    manager.mkdir(parents=True, exist_ok=True)
+    (manager / "vm.conf").write_text(_MANAGER, "ascii")
     (units / "vm.target").write_text(_TARGET, "ascii")
     (units / "vm-job.service").write_text(_SERVICE, "ascii")
     job = root / "usr" / "local" / "sbin" / "vm-job"

@@ -21,7 +21,7 @@ _PACKAGES = ("qemu-system-x86", "qemu-utils", "virtiofsd", "linux-image-cloud-am
 _PROGRAMS = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-img", "usr/libexec/virtiofsd")
 _FORMAT = "1"
 """Part of the cached folder's name: to be changed with what is made of the packages."""
-_DISK_FORMAT = "2"
+_DISK_FORMAT = "3"
 
 
 @dataclass(frozen=True)

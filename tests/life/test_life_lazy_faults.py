@@ -160,7 +160,8 @@ def test_no_space_at_any_allocation(tried: Tried) -> None:
     points = tried.points()
     assert {point.syscall for point in points} >= {"mkdir", "rename", "syncfs", "fsync", "pwrite64"}
     failures, chosen = 0, few(points)
-    for point in chosen:
+    for number, point in enumerate(chosen, 1):
+        print(f"{number}/{len(chosen)} {point}")
         with tried.failing(point, "ENOSPC", "+"):
             said = tried.attempt()
         if said:
@@ -172,7 +173,9 @@ def test_no_space_at_any_allocation(tried: Tried) -> None:
 
 def test_other_refusals(tried: Tried) -> None:
     """A disk that reports errors, and a kernel without a descriptor or memory to spare; each of them once."""
-    for number, point in enumerate(few(tried.points())):
+    chosen = few(tried.points())
+    for number, point in enumerate(chosen):
+        print(f"{number + 1}/{len(chosen)} {point}")
         with tried.failing(point, REFUSALS[number % len(REFUSALS)]):
             tried.attempt()
         tried.check()
