@@ -19,6 +19,7 @@ from als.errors import StoreDamaged
 from als.formats.index import Chunk, LayerIndex
 from als.formats.units import StreamRange, stream_ranges
 from als.lazy.partial import write_at
+from als.store.refused import store_errors
 
 _HEADER = struct.Struct("<III")
 _NUMBERS = struct.Struct("<II")
@@ -31,18 +32,20 @@ def gaps_of(index: LayerIndex) -> Iterator[StreamRange]:
 
 
 class RestLog:
-    """Thread-safe.
+    """Thread-safe. Failures of the disk are raised as StoreError.
 
     :param count: how many units and gaps there are.
     """
 
     def __init__(self, path: Path, count: int) -> None:
+        self._path = path
         self._lock = threading.Lock()
         self._places = array("Q", [_NONE]) * count
         self._lengths = array("I", [0]) * count
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._end = self._scan()
-        os.ftruncate(self._fd, self._end)
+        with store_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._end = self._scan()
+            os.ftruncate(self._fd, self._end)
 
     def has(self, number: int) -> bool:
         """Whether the rest of a unit, or a gap, is here."""
@@ -51,7 +54,7 @@ class RestLog:
     def add(self, number: int, data: bytes | bytearray) -> None:
         """Keep the rest of a unit, or what is in a gap. What is there already stays."""
         crc = zlib.crc32(data, zlib.crc32(_NUMBERS.pack(number, len(data))))
-        with self._lock:
+        with self._lock, store_errors(self._path):
             if self.has(number) or self._fd < 0:
                 return
             write_at(self._fd, _HEADER.pack(number, len(data), crc) + data, self._end)
@@ -64,7 +67,7 @@ class RestLog:
 
         :raises StoreDamaged: it is not here.
         """
-        with self._lock:
+        with self._lock, store_errors(self._path):
             there = self.has(number) and self._fd >= 0
             data = os.pread(self._fd, self._lengths[number], self._places[number]) if there else b""
         if not self.has(number) or len(data) != self._lengths[number]:
@@ -73,7 +76,7 @@ class RestLog:
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
+        with self._lock, store_errors(self._path):
             os.ftruncate(self._fd, 0)
             self._end = 0
             for number in range(len(self._places)):

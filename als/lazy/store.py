@@ -256,8 +256,7 @@ class LazyStore:
             folder = LazyFolder(self._layout, self._layout.lazy / key)
             layer = LazyLayer(key, record, index, folder, self._engine, origin, self._offer, self._borrow)
             if index.tar_split is None:
-                with store_errors(folder.path):
-                    layer.keep_rest(RestLog(folder.path / "rest", index.units + sum(1 for _ in gaps_of(index))))
+                layer.keep_rest(RestLog(folder.path / "rest", index.units + sum(1 for _ in gaps_of(index))))
             layer.start()
             with self._lock:
                 self._layers[key] = layer
