@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from als.errors import BadImage, DigestMismatch, StoreDamaged
+from als.errors import BadImage, DigestMismatch, StoreDamaged, StoreError
 from als.lazy.chunks import ChunkMap
 from als.lazy.record import LazyRecord
 from als.model.forest import FOREST
@@ -58,6 +58,8 @@ class LazyFolder:
         self._forest = f"{path}/diff1/{FOREST}/"
         self._parts = f"{path}/parts/"
         self._lock = threading.Lock()
+        self._naming = threading.Lock()
+        """Held during a commit: who comes second waits for the first, and takes what that could not name."""
         self._staged: dict[bytes, bytes] = {}
         """Files without a name in ROOT/objects yet: sha256 to the name in the forest."""
         self._staged_bytes = 0
@@ -193,18 +195,22 @@ class LazyFolder:
 
         :returns: the sha256 of the new objects.
         """
-        with self._lock:
-            staged, self._staged, self._staged_bytes = self._staged, {}, 0
-        if not staged:
-            return []
-        links = [(self._forest + name.hex(), self._layout.object_name(sha256)) for sha256, name in staged.items()]
-        with store_errors(self.path):
-            sync_file_system(self.path)
-            for (here, there), found in zip(links, link_files(links), strict=True):
-                if found:
-                    # Another layer with the same file was quicker: from now on there is one copy.
-                    replace_in_forest(Path(there), Path(here))
-        return list(staged)
+        with self._naming:
+            with self._lock:
+                staged, self._staged = self._staged, {}
+                size, self._staged_bytes = self._staged_bytes, 0
+            if not staged:
+                return []
+            try:
+                with store_errors(self.path):
+                    self._name(staged)
+            except StoreError:
+                # Those that have their names already get them once more by the next commit, which does no harm.
+                with self._lock:
+                    self._staged = staged | self._staged
+                    self._staged_bytes += size
+                raise
+            return list(staged)
 
     # -- after a restart
 
@@ -269,6 +275,14 @@ class LazyFolder:
             chunks.set_whole(number)
 
     # -- within
+
+    def _name(self, staged: Mapping[bytes, bytes]) -> None:
+        links = [(self._forest + name.hex(), self._layout.object_name(sha256)) for sha256, name in staged.items()]
+        sync_file_system(self.path)
+        for (here, there), found in zip(links, link_files(links), strict=True):
+            if found:
+                # Another layer with the same file was quicker: from now on there is one copy.
+                replace_in_forest(Path(there), Path(here))
 
     def _part(self, name: bytes, size: int) -> int:
         fd = os.open(self._parts + name.hex(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
