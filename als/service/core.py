@@ -232,21 +232,21 @@ class Service:
             self.images.keep_index(digest, resolved.listed, resolved.listed_data)
         reference = str(resolved.reference)
         before = self.images.ref(reference)
-        self.images.name(reference, digest, resolved.listed, asked=asked)
-        ref = self.images.ref(reference)
-        if self.lazies is not None:
-            # Layers may have become complete before there was an image that names them.
-            self.lazies.settle(resolved.image)
-            count = len(resolved.image.manifest.layers)
-            log.info("pulled %s %s, %d layers", reference, digest, count, extra=about("pulled", image=reference))
-        if ref is not None and ref.asked:
-            try:
+        try:
+            self.images.name(reference, digest, resolved.listed, asked=asked)
+            ref = self.images.ref(reference)
+            if self.lazies is not None:
+                # Layers may have become complete before there was an image that names them.
+                self.lazies.settle(resolved.image)
+                count = len(resolved.image.manifest.layers)
+                log.info("pulled %s %s, %d layers", reference, digest, count, extra=about("pulled", image=reference))
+            if ref is not None and ref.asked:
                 listing.update(self)
-            except StoreError:
-                if before is None:
-                    # What is not listed was not pulled, and holds nothing.
-                    self.images.forget(reference)
-                raise
+        except StoreError:
+            if before is None:
+                # What is not listed was not pulled, and holds nothing.
+                self.images.take_back(reference)
+            raise
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.

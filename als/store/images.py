@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from als.errors import BadImage, NotFound, StoreDamaged
+from als.errors import BadImage, NotFound, StoreDamaged, StoreError
 from als.model.chain import chain_ids, toc_chain_ids
 from als.model.digest import Digest
 from als.model.manifest import ImageConfig, Manifest, parse_config, parse_manifest, toc_digest
@@ -20,6 +21,8 @@ from als.store.layout import Layout
 from als.store.refused import store_errors
 from als.store.trash import Trash
 from als.store.uptime import NEVER, Uptime
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,13 @@ class Images:
         with store_errors(self._layout.refs):
             self._ref(reference).unlink(missing_ok=True)
             sync_directory(self._layout.refs)
+
+    def take_back(self, reference: str) -> None:
+        """The same after an error that is the one to be told: what goes wrong here is for the log."""
+        try:
+            self.forget(reference)
+        except StoreError as error:
+            log.warning("%s", error)
 
     def ref(self, reference: str) -> RefRecord | None:
         """What a reference names here, or None."""
