@@ -53,6 +53,8 @@ def command(config: Config, references: tuple[str, ...], quiet: bool, local: boo
             pull = _by_ourselves(config, stack)
             for text in todo:
                 _pull(text, quiet, pull)
+            # Nor is it worth the time when Python ends: it would look once more, through all that is left.
+            gc.freeze()
 
 
 def _pull(text: str, quiet: bool, pull: _Puller) -> None:
