@@ -205,7 +205,7 @@ class LazyFolder:
                 with store_errors(self.path):
                     self._name(staged)
             except StoreError:
-                # Those that have their names already get them once more by the next commit, which does no harm.
+                # Those that have their names already get them once more by the next commit.
                 with self._lock:
                     self._staged = staged | self._staged
                     self._staged_bytes += size

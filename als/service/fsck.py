@@ -30,7 +30,7 @@ from als.service.lazycheck import folder_faults, lazy_faults
 from als.store import lazyfolders
 from als.store.images import ImageRecord, RefRecord
 from als.store.layers import LayerRecord
-from als.store.objects import file_sha256, forest_names, object_damage
+from als.store.objects import file_sha256, forest_names, object_damage, object_files
 from als.store.recipe import ObjectPart, read_recipe, tar_stream
 
 
@@ -180,7 +180,7 @@ class Checker:
         if not self._deep:
             return
         for folder in sorted(self._service.layout.objects.iterdir()):
-            for path in folder.iterdir():
+            for path in object_files(folder):
                 name = folder.name + path.name
                 sha256 = bytes.fromhex(name)
                 if damage := self._damage(path, sha256):
@@ -193,7 +193,7 @@ class Checker:
         for folder in forests(self._service):
             if folder.is_relative_to(self._service.layout.layers):
                 continue
-            for path in folder.iterdir():
+            for path in object_files(folder):
                 sha256 = bytes.fromhex(path.name)
                 if (path.stat().st_ino, sha256) in self._damages:
                     continue

@@ -27,7 +27,7 @@ from als.service.fsck import Problem, Remedy, check
 from als.service.mending import mend, quarantine
 from als.store import lazyfolders
 from als.store.lock import excluding, sharing
-from als.store.objects import link_or_copy, object_damage, replace_in_forest
+from als.store.objects import link_or_copy, object_damage, object_files, replace_in_forest
 from als.store.refused import store_errors
 
 
@@ -144,7 +144,7 @@ class _Repair:
         unmount_all(self._service.layers.mount_point(diff_id))
         place = self._quarantine(folder, "layer")
         forest = place / "diff1" / FOREST
-        for path in forest.iterdir() if forest.is_dir() else ():
+        for path in object_files(forest) if forest.is_dir() else ():
             if not object_damage(path, bytes.fromhex(path.name)):
                 path.unlink()
 

@@ -28,6 +28,7 @@ from als.service.mending import mend
 from als.store.atomic import read_json, write_json
 from als.store.layout import Layout
 from als.store.lock import sharing
+from als.store.objects import object_files
 from als.store.refused import store_errors
 
 _PIECE = 1 << 18
@@ -99,7 +100,7 @@ def _objects(layout: Layout, start: str) -> Iterator[Path]:
     """Every object from a name on, in order."""
     for folder in sorted(layout.objects.iterdir()):
         if folder.name >= start[:2]:
-            yield from sorted(path for path in folder.iterdir() if folder.name + path.name >= start)
+            yield from sorted(path for path in object_files(folder) if folder.name + path.name >= start)
 
 
 def _damage(path: Path, rate: int, stopping: threading.Event) -> str:

@@ -16,6 +16,7 @@ from als.service import Service
 from als.service.removal import survey
 from als.store.liveness import Holder
 from als.store.lock import sharing
+from als.store.objects import is_staging
 
 _BLOCK = 512
 """What st_blocks counts in (stat(2))."""
@@ -98,7 +99,8 @@ class LazyUsage:
 
 def measure_lazy(folder: Path) -> LazyUsage:
     """Look at the folder of a lazy layer. The daemon may be filling it, or removing it."""
-    files = {bytes.fromhex(path.name): found.st_size for path, found in _entries(folder / "diff1" / FOREST)}
+    forest = _entries(folder / "diff1" / FOREST)
+    files = {bytes.fromhex(path.name): found.st_size for path, found in forest if not is_staging(path.name)}
     parts = sum(_BLOCK * found.st_blocks for _, found in _entries(folder / "parts"))
     beside = {path.name: found for path, found in _entries(folder)}
     rest = _BLOCK * beside["rest"].st_blocks if "rest" in beside else 0

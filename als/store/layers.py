@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from als.model.digest import Digest
 from als.model.forest import forest_path
 from als.store.atomic import read_json, sync_file_system, write_json
 from als.store.layout import Layout, TarSplitForm
-from als.store.objects import Forest
+from als.store.objects import Forest, is_staging
 from als.store.recipe import OpenObject
 from als.store.refused import store_errors
 from als.store.trash import Trash
@@ -216,7 +217,7 @@ class Layers:
         """A layer's objects: name in the forest (32 bytes) to size in bytes."""
         found: dict[bytes, int] = {}
         for folder, _, names in os.walk(self.forest(diff_id)):
-            for name in names:
+            for name in itertools.filterfalse(is_staging, names):
                 found[bytes.fromhex(name)] = Path(folder, name).stat().st_size
         return found
 

@@ -228,7 +228,11 @@ def replace_in_forest(source: Path, target: Path) -> None:
     """Let a name in a forest stand for another file than before, without a moment in which it stands for none."""
     staging = target.with_name(f".link-{secrets.token_hex(8)}")
     link_or_copy(source, staging)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    finally:
+        # Where both were names of one file already, rename(2) leaves them.
+        staging.unlink(missing_ok=True)
 
 
 def object_damage(path: Path, sha256: bytes) -> str:
@@ -252,10 +256,20 @@ def file_sha256(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def is_staging(name: str) -> bool:
+    """Whether a name in a forest, or a folder of objects, is no object's: somebody links or copies one, or was killed then."""
+    return name.startswith(".")
+
+
+def object_files(folder: Path) -> list[Path]:
+    """The objects in the folder of a forest, or in one of ROOT/objects."""
+    return [path for path in folder.iterdir() if not is_staging(path.name)]
+
+
 def forest_names(forest: Path) -> set[str]:
     """What a forest holds; nothing where there is none."""
     try:
-        return set(os.listdir(forest / FOREST))
+        return {name for name in os.listdir(forest / FOREST) if not is_staging(name)}
     except FileNotFoundError:
         return set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 from als.model.forest import FOREST
 from als.mount.unmounting import unmount
 from als.service import Service
+from als.service.affected import forests
 from als.service.fsck import Problem, Remedy
 from als.service.removal import collect
 from als.service.repair import fsck
+from als.service.scrub import scrub
+from als.service.usage import measure_layers
 from als.store.images import ImageRecord
 from tests.harness.ocilayout import Layout
 from tests.harness.policy import ExpectedLogs
@@ -58,6 +62,23 @@ def heal(service: Service, reference: str, *, deep: bool = False) -> None:
 def test_a_sound_store(service: Service, pulled: ImageRecord) -> None:
     assert found(service, deep=True) == []
     assert fsck(service, repair=True, deep=True).remaining == ()
+
+
+def test_what_a_kill_left_beside_objects_is_none(service: Service, pulled: ImageRecord) -> None:
+    """Of a link that was being replaced, and of an object that was being copied."""
+    own = forest(service, pulled)[0]
+    for folder in forests(service):
+        (folder / ".link-0123456789abcdef").hardlink_to(own)
+    named = service.layout.object(bytes.fromhex(own.name))
+    (named.parent / ".copy-0123456789abcdef").write_bytes(b"half")
+    before = measure_layers(service)
+    assert found(service, deep=True) == []
+    scrub(service, threading.Event())
+    assert measure_layers(service) == before
+    (service.layers.image(pulled.config.diff_ids[1])).unlink()
+    fsck(service, repair=True)
+    collect(service)
+    assert not list(service.layout.objects.glob("*/.copy-*"))
 
 
 def test_a_tall_image_is_sound(service: Service, layout: Layout) -> None:
