@@ -13,7 +13,7 @@ from pathlib import Path
 from als.store.atomic import sync_file_system
 from als.store.beside import Beside
 
-_STEP = 48 << 20
+_STEP = 16 << 20
 
 
 class Writeback:
