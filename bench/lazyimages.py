@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from bench.debian import debian_image
 from tests.harness.demo import CACHE
 from tests.harness.demo_images import demo_images
 from tests.harness.ocilayout import EPOCH, REF_NAME, LayerBlob, Layout
@@ -78,8 +79,8 @@ def _state(image: str) -> str:
 
 
 def usual_image() -> str:
-    """Debian with Python, about 200 MB in 5,000 files: an image of the demo."""
-    return demo_images(CACHE).layout.name("first")
+    """Debian with Python, about 200 MB; an image of the demo where Debian's own cannot be made."""
+    return debian_image(CACHE / "bench") or demo_images(CACHE).layout.name("first")
 
 
 def large_image(base: str, cache: Path) -> str:

@@ -6,8 +6,9 @@ modules are loaded first.
 als is set up for the client that it is measured against, as ``als setup`` does it: storage.conf names the layer store and the
 image store of that client's layout, and ``layouts`` is left at "auto", so that images are published in that layout alone.
 
-Every pull goes into a new, empty store. The stores are removed at the end only: a file system that has just removed thousands
-of files may take several times as long to make new ones (ext4 without a journal does).
+The image is :mod:`bench.debian`'s, or one like it where that cannot be made. Every pull goes into a new, empty store. The
+stores are removed at the end only: a file system that has just removed thousands of files may take several times as long to
+make new ones (ext4 without a journal does).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
+from bench.debian import debian_image
 from bench.programs import newer, podman_option, podmans
 from bench.report import Comparison, Measure, as_installed, compare, machine, table, write_figures
 from tests.harness.als import AlsDaemon
@@ -157,7 +159,7 @@ def main() -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements (default %(default)s)")
-    parser.add_argument("--image", help="another image than the usual one, as skopeo names it")
+    parser.add_argument("--image", help="another image than Debian's, as skopeo names it")
     podman_option(parser, "Debian's newest")
     parser.add_argument("--json", type=Path, default=CACHE / "bench" / "pull.json", help="where the numbers go")
     options = parser.parse_args()
@@ -166,7 +168,7 @@ def main() -> int:
         return 1
     as_installed()
     layout = Layout(CACHE / "bench" / "images")
-    image = options.image or layout.name(typical_image(layout))
+    image = options.image or debian_image(CACHE / "bench") or layout.name(typical_image(layout))
     comparisons: list[Comparison] = []
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry, ExitStack() as stack:
         pulls = Pulls(folder, registry, registry.push(image, "image:latest"), stack)

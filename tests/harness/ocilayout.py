@@ -6,6 +6,7 @@ config claims, a layer listed twice. Real tools (podman push, skopeo) are used w
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -26,7 +27,7 @@ INDEX = f"{MEDIA}.index.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 EPOCH = 1_700_000_000
-SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+SUFFIX = {"gzip": "+gzip", "gzip-6": "+gzip", "zstd": "+zstd", "none": ""}
 
 
 class TarBuilder:
@@ -168,7 +169,7 @@ class Layout:
     def add_layer(self, tar: bytes | Callable[[IO[bytes]], None], compression: str = "gzip") -> LayerBlob:
         """Store a layer: a finished tar stream, or a function that writes one to the file it is given.
 
-        :param compression: gzip, zstd or none.
+        :param compression: gzip (quick), gzip-6 (as gzip(1) writes it unless told otherwise), zstd or none.
         """
         staging = self.folder / "blobs" / "staging"
         with staging.open("wb") as file:
@@ -240,6 +241,9 @@ def _compressor(compression: str, blob: Hashing) -> Iterator[Sink]:
     if compression == "gzip":
         with _igzip_file(filename="", mode="wb", compresslevel=2, fileobj=blob, mtime=0) as gzip_file:
             yield gzip_file
+    elif compression == "gzip-6":
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=blob, mtime=0) as zlib_file:
+            yield cast(Sink, zlib_file)
     elif compression == "zstd":
         with zstandard.ZstdCompressor(level=3).stream_writer(cast(IO[bytes], blob), closefd=False) as zstd_file:
             yield zstd_file
