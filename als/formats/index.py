@@ -20,6 +20,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from struct import Struct
 
 from als.formats.codecs import Compression
 from als.model.digest import Digest
@@ -30,6 +31,7 @@ KINDS = tuple(EntryType)
 HAS_SHA256 = 1
 HOLE = 2
 SHA256_BYTES = 32
+_SHA256 = Struct(f"{SHA256_BYTES}s")
 _NO_DEVICE = (0, 0)
 
 
@@ -227,6 +229,17 @@ class LayerIndex:
         if not columns.flags[number] & HAS_SHA256:
             return None
         return bytes(columns.sha256s[number * SHA256_BYTES : (number + 1) * SHA256_BYTES])
+
+    def sha256s(self) -> list[bytes | None]:
+        """The same of all entries; takes less time than asking for each."""
+        columns = self.columns
+        rows = zip(_SHA256.iter_unpack(columns.sha256s), columns.flags, strict=True)
+        return [digest if flags & HAS_SHA256 else None for (digest,), flags in rows]
+
+    def content_name(self, number: int) -> bytes:
+        """The name of a file's content: its sha256, or where the index has none for the whole file, its chunks' digest."""
+        sha256 = self.sha256(number)
+        return sha256 if sha256 is not None else self.chunks_digest(number)
 
     # -- chunks
 

@@ -8,8 +8,10 @@ units that overlap or leave the blob. Nobody loses an image by it: a layer whose
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,6 +58,28 @@ class ChunkRow(NamedTuple):
     hole: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRows:
+    """Entries without xattrs or devices, whose files have one chunk each, at the start of a unit. Nothing has been checked
+    but the types of values, and that no number is negative."""
+
+    kinds: list[EntryType]
+    paths: list[bytes]
+    links: list[bytes]
+    modes: list[int]
+    uids: list[int]
+    gids: list[int]
+    mtimes: list[tuple[int, int]]
+    sizes: list[int]
+    """0 of everything but files."""
+    units: list[int]
+    """Where in the blob the unit begins of each file that is not empty."""
+    ends: list[int]
+    """Where it ends; 0 where the index leaves that to what follows."""
+    sha256s: list[bytes]
+    """Of each file that is not empty."""
+
+
 class IndexBuilder:
     """Takes the entries of one layer in the archive's order; used once.
 
@@ -92,6 +116,17 @@ class IndexBuilder:
         self._weigh(entry)
         self._append(entry, self._add_chunks(entry, sha256, rows, end) if entry.type is _FILE else None)
 
+    def add_plain(self, rows: PlainRows) -> bool:
+        """Take entries, all of them or none: False where one is not as :meth:`add` would take it, which then says why."""
+        new = {name for path in rows.paths if (name := _name_of(path)) is not None}
+        # Fewer: one is given twice, or is none.
+        if len(new) < len(rows.paths) or not self._names.isdisjoint(new) or not self._fit(rows) or not self._follow(rows):
+            return False
+        self._names |= new
+        self._total += sum(rows.sizes)
+        self._append_plain(rows)
+        return True
+
     def finish(
         self,
         commitments: tuple[Commitment, ...],
@@ -121,12 +156,9 @@ class IndexBuilder:
             raise LimitExceeded(f"the layer holds more than {self._limits.entries} entries", where=show(path))
         if len(path) > self._limits.path_bytes:
             raise LimitExceeded(f"a path is longer than {self._limits.path_bytes} bytes", where=show(path))
-        name = path.removeprefix(b"./").rstrip(b"/")
-        if not name or name[0] in b"./" or b"/." in name or b"//" in name or b"\0" in name:
-            # Not a plain name: most of a large layer's are, and need no further look.
-            if b".." in path.split(b"/"):
-                raise BadImage("a name with '..' in it", where=show(path))
-            name = b"/".join(clean(path))
+        name = _name_of(path)
+        if name is None:
+            raise BadImage("a name with '..' in it", where=show(path))
         if name in self._names:
             raise BadImage("a name is given twice", where=show(path))
         self._names.add(name)
@@ -172,6 +204,78 @@ class IndexBuilder:
         columns.chunk_ends.append(len(columns.chunk_offsets))
         if xattrs:
             columns.xattrs[number] = xattrs
+
+    # -- many entries
+
+    def _fit(self, rows: PlainRows) -> bool:
+        """Whether these are within the limits, and names and owners are such as there can be."""
+        columns, limits = self._columns, self._limits
+        text = b"".join((*rows.paths, *rows.links))
+        if not text.isascii() and REPLACEMENT in text:
+            return False
+        return (
+            len(columns.kinds) + len(rows.paths) <= limits.entries
+            and max(map(len, rows.paths), default=0) <= limits.path_bytes
+            and self._metadata + len(text) <= limits.metadata_bytes
+            and max((*rows.modes, *rows.uids, *rows.gids), default=0) < _UINT32
+            and max(rows.sizes, default=0) <= limits.file_bytes
+            and self._total + sum(rows.sizes) <= limits.layer_bytes
+            and len(columns.chunk_offsets) + len(rows.units) <= limits.chunks
+        )
+
+    def _follow(self, rows: PlainRows) -> bool:
+        """Whether each unit is a new one behind the one before it."""
+        starts, ends = self._columns.unit_starts, self._columns.unit_ends
+        if not rows.units:
+            return True
+        least = max(starts[-1] + 1, ends[-1]) if starts else 1
+        following = (*rows.units[1:], self._payload_end)
+        return least <= rows.units[0] and all(
+            start < (end or start + 1) <= after and start < after
+            for start, end, after in zip(rows.units, rows.ends, following, strict=True)
+        )
+
+    def _append_plain(self, rows: PlainRows) -> None:
+        columns = self._columns
+        texts = list(itertools.chain.from_iterable(zip(rows.paths, rows.links, strict=True)))
+        ends = list(itertools.accumulate(map(len, texts), initial=len(columns.text)))
+        columns.text += b"".join(texts)
+        self._metadata += ends[-1] - ends[0]
+        columns.path_ends.extend(ends[1::2])
+        columns.link_ends.extend(ends[2::2])
+        columns.kinds += b"".join(map(_NUMBERS.__getitem__, rows.kinds))
+        columns.modes.extend(rows.modes)
+        columns.uids.extend(rows.uids)
+        columns.gids.extend(rows.gids)
+        columns.mtimes.extend([mtime for mtime, _ in rows.mtimes])
+        columns.mtimes_ns.extend([nanoseconds for _, nanoseconds in rows.mtimes])
+        columns.sizes.extend(rows.sizes)
+        columns.flags += bytes([kind is _FILE for kind in rows.kinds])
+        digests = iter(rows.sha256s)
+        columns.sha256s += b"".join(
+            next(digests) if size else EMPTY_SHA256 if kind is _FILE else _NO_SHA256
+            for kind, size in zip(rows.kinds, rows.sizes, strict=True)
+        )
+        counts = itertools.accumulate(map(bool, rows.sizes), initial=len(columns.chunk_offsets))
+        columns.chunk_ends.extend(list(counts)[1:])
+        self._append_units(rows)
+
+    def _append_units(self, rows: PlainRows) -> None:
+        columns, count = self._columns, len(rows.units)
+        if not count:
+            return
+        if columns.unit_ends and not columns.unit_ends[-1]:
+            columns.unit_ends[-1] = rows.units[0]
+        first = len(columns.unit_starts)
+        columns.chunk_offsets.extend([0] * count)
+        columns.chunk_inner.extend([0] * count)
+        columns.chunk_units.extend(range(first, first + count))
+        columns.chunk_flags += _HAS_SHA256 * count
+        columns.chunk_sha256s += b"".join(rows.sha256s)
+        columns.unit_starts.extend(rows.units)
+        following = (*rows.units[1:], 0)
+        columns.unit_ends.extend([end or after for end, after in zip(rows.ends, following, strict=True)])
+        self._inner_end = next(size for size in reversed(rows.sizes) if size)
 
     # -- chunks
 
@@ -249,6 +353,15 @@ class IndexBuilder:
         if not columns.unit_starts[-1] < end <= self._payload_end:
             raise BadImage("a file ends outside of the layer's data", where=show(entry.path))
         columns.unit_ends[-1] = end
+
+
+def _name_of(path: bytes) -> bytes | None:
+    """What a path names, however it is written; None: it has ``..`` in it."""
+    name = path.removeprefix(b"./").rstrip(b"/")
+    if name and name[0] not in b"./" and b"/." not in name and b"//" not in name and b"\0" not in name:
+        # As most of a large layer's are: no further look.
+        return name
+    return None if b".." in path.split(b"/") else b"/".join(clean(path))
 
 
 def _check_sizes(index: LayerIndex) -> None:

@@ -179,14 +179,14 @@ def tree_of(index: LayerIndex, limits: Limits = DEFAULT_LIMITS) -> Tree:
     """
     builder = TreeBuilder(limits)
     shared: dict[bytes, Content] = {}
+    sha256s = index.sha256s()
     for number, entry in enumerate(index.entries()):
         if not entry.size:
             builder.add(entry)
             continue
-        sha256 = index.sha256(number)
-        name = sha256 if sha256 is not None else index.chunks_digest(number)
+        name = sha256s[number] or index.chunks_digest(number)
         content = shared.get(name)
         if content is None:
-            content = shared[name] = Content(name, sha256)
+            content = shared[name] = Content(name, sha256s[number])
         builder.add(entry, content)
     return builder.finish()

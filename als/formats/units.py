@@ -240,6 +240,13 @@ def stream_ranges(index: LayerIndex) -> Iterator[StreamRange]:
     yield from _between(index, position, index.blob_size)
 
 
+def gaps_of(index: LayerIndex) -> Iterator[StreamRange]:
+    """Those of the ranges that are no units, in order."""
+    columns = index.columns
+    before, after = (0, *columns.unit_ends), (*columns.unit_starts, index.blob_size)
+    return (gap for start, end in zip(before, after, strict=True) if start < end for gap in _between(index, start, end))
+
+
 def _between(index: LayerIndex, start: int, end: int) -> Iterator[StreamRange]:
     for gap_start, gap_end in index.stream_gaps:
         if start <= gap_start and gap_end <= end:

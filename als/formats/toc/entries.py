@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 from als.errors import BadImage
 from als.formats.index import Prefetch
-from als.formats.indexbuilder import ChunkRow, IndexBuilder
+from als.formats.indexbuilder import ChunkRow, IndexBuilder, PlainRows
 from als.formats.toc.document import ArrayDocument
 from als.formats.toc.fields import Raw, Times, check_spelling, digest, integer, integers, text, where_of, xattrs
+from als.formats.toc.plain import plain_rows
 from als.model.entry import Entry, EntryType
 from als.model.limits import Limits
 
@@ -45,6 +46,8 @@ _TYPES = {
 _BOOKKEEPING = tuple(BOOKKEEPING)
 _NO_DEVICE = (0, 0)
 _FILE = EntryType.FILE
+_BLOCK = 256
+"""So many entries are read at a time, if they are plain."""
 _OWNER = ("mode", "uid", "gid")
 _OF_CHUNK = ("chunkOffset", "chunkSize", "offset", "innerOffset")
 _OF_EMPTY_FILE = (*_OWNER, "size", "endOffset")
@@ -93,14 +96,16 @@ class TocReader:
         :raises LimitExceeded: there is more of something than the limits allow.
         """
         document = ArrayDocument(pieces, "entries", self._limits.header_bytes)
+        block: list[Raw] = []
         for raw in document.elements():
-            check_spelling(raw)
-            kind = raw.get("type")
-            if kind == "chunk":
+            if raw.get("type") == "chunk":
+                self._take(block)
                 self._add_row(raw)
             else:
-                self._flush()
-                self._pending = self._begin(raw, kind)
+                block.append(raw)
+                if len(block) >= _BLOCK:
+                    self._take(block)
+        self._take(block)
         self._flush()
         fields = document.fields
         if fields.get("version") != VERSION:
@@ -112,7 +117,25 @@ class TocReader:
             raise BadImage("the field 'tarSplitDigest' is not a string", where="table of contents")
         return Contents(self._prefetch, tar_split or "")
 
-    def _begin(self, raw: Raw, kind: object) -> _Pending:
+    def _take(self, block: list[Raw]) -> None:
+        """Take entries, and empty the list. Chunks may follow the last one."""
+        if not block:
+            return
+        self._flush()
+        rows = plain_rows(block[:-1], self._times)
+        if rows is None or not self._may_be_plain(rows) or not self._builder.add_plain(rows):
+            for raw in block[:-1]:
+                self._pending = self._begin(raw)
+                self._flush()
+        self._pending = self._begin(block[-1])
+        block.clear()
+
+    def _may_be_plain(self, rows: PlainRows) -> bool:
+        return not (self._bookkeeping and any(path.endswith(_BOOKKEEPING) for path in rows.paths))
+
+    def _begin(self, raw: Raw) -> _Pending:
+        check_spelling(raw)
+        kind = raw.get("type")
         entry_type = _TYPES.get(kind) if isinstance(kind, str) else None
         if entry_type is None:
             raise BadImage(f"an entry of unknown type {str(kind)[:40]!r}", where=where_of(raw))
@@ -142,6 +165,7 @@ class TocReader:
         return _Pending(entry, sha256, [_row(raw, chunk, sha256)] if size else [])
 
     def _add_row(self, raw: Raw) -> None:
+        check_spelling(raw)
         pending = self._pending
         if pending is None or not pending.rows:
             raise BadImage("a chunk that follows no file", where=where_of(raw))

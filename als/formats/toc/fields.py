@@ -25,7 +25,7 @@ _KNOWN = frozenset(
     )
 )
 _FOLDED = frozenset(name.casefold() for name in _KNOWN)
-_MAX = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,100}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
 _ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -65,7 +65,7 @@ def integer(raw: Raw, name: str) -> int:
     :raises BadImage: it is none.
     """
     value = raw.get(name, 0)
-    if type(value) is int and 0 <= value <= _MAX:
+    if type(value) is int and 0 <= value <= MAX_NUMBER:
         return value
     if value is None:
         return 0
@@ -78,7 +78,7 @@ def integers(raw: Raw, names: Sequence[str]) -> list[int]:
     for value in map(raw.get, names):
         if value is None:
             found.append(0)
-        elif type(value) is int and 0 <= value <= _MAX:
+        elif type(value) is int and 0 <= value <= MAX_NUMBER:
             found.append(value)
         else:
             # Finds the field, for the message.
