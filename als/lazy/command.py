@@ -25,6 +25,8 @@ class Command:
     """``LD_LIBRARY_PATH``."""
     preload: tuple[bytes, ...] = ()
     """``LD_PRELOAD``: libraries to be loaded into every program."""
+    locale: bytes = b""
+    """Of character types: ``LC_ALL``, ``LC_CTYPE`` or ``LANG``."""
 
 
 def command_of(config: bytes, limits: Limits = DEFAULT_LIMITS) -> Command:
@@ -42,4 +44,5 @@ def command_of(config: bytes, limits: Limits = DEFAULT_LIMITS) -> Command:
         b"/" + fields.text("WorkingDir", "").encode().strip(b"/"),
         variables.get("LD_LIBRARY_PATH", "").encode(),
         tuple(variables.get("LD_PRELOAD", "").replace(":", " ").encode().split()),
+        next(filter(None, map(variables.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "").encode(),
     )

@@ -3,7 +3,8 @@
 Three sources, the surest first: what was read in earlier runs (:mod:`als.lazy.profile`), what the layer's builder says
 (:func:`promised_units`), and what follows from the image's command: :class:`EntryFiles`, which does with names what the
 kernel and the loader will do with files. It looks the program up, follows ``#!`` lines, and follows each ELF file to its
-interpreter and to all libraries, over symlinks across layers and never out of the image.
+interpreter and to all libraries, over symlinks across layers and never out of the image. What a runtime reads beside is known
+by its name (:mod:`als.lazy.runtimes`).
 
 The bytes that this needs are themselves not here yet. So it never waits: :meth:`EntryFiles.advance` goes as far as the bytes
 that are here allow, for all files independently, and returns what is wanted more than before; it is called again when something
@@ -39,6 +40,7 @@ from als.lazy.libraries import (
     musl_path_file,
     musl_paths,
 )
+from als.lazy.runtimes import runtime_files
 from als.lazy.shebang import indirect_program, interpreter_line, words_of
 from als.model.merged import Found
 from als.model.paths import show
@@ -52,6 +54,8 @@ _LOOKUPS = 20_000
 """Paths that are tried, half a second's worth."""
 _SCRIPTS_MAX = 5
 """Interpreters of interpreters that the kernel follows (fs/exec.c)."""
+_RUNTIME_MAX = 1 << 20
+"""Of a file that a runtime reads: what is larger is something else."""
 _ARGUMENTS = 64
 """Words of the command that may name files."""
 
@@ -224,6 +228,10 @@ class EntryFiles:
             self._programs.add(file.path)
             self._look_into(file)
             self._go_on(self._program(file, depth))
+            for needed in runtime_files(file.path, self._command.locale):
+                first = next((each for each in map(self._file, needed.names) if each is not None), None)
+                if first is not None and _inode(first).size <= _RUNTIME_MAX:
+                    self._want(first, Span(0, _inode(first).size))
 
     def _program_file(self, name: bytes) -> Found | None:
         """The file that execvp(3) would start."""
