@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import BinaryIO
+from typing import Protocol
 
 from als.erofs.areas import Areas
 from als.erofs.layout import (
@@ -53,8 +53,14 @@ from als.model.tree import FileType, Inode, Tree
 _BUFFER = 1 << 20
 
 
+class Sink(Protocol):
+    """Something to write to."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
 def write_image(
-    tree: Tree, out: BinaryIO, profile: Profile, *, verity: Mapping[bytes, bytes] | None = None, uuid: bytes = b""
+    tree: Tree, out: Sink, profile: Profile, *, verity: Mapping[bytes, bytes] | None = None, uuid: bytes = b""
 ) -> None:
     """Write the image of `tree` to `out`, from its current position on.
 

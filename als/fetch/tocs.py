@@ -12,18 +12,16 @@ is checked as any index file is (:mod:`als.formats.indexfile`).
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
-from als.errors import BadImage, DeadlineExceeded, LimitExceeded, NotFound, Unsupported, WorkerError
+from als.errors import BadImage, LimitExceeded, NotFound, Unsupported, WorkerError
 from als.fetch.source import ImageSource
 from als.fetch.tocmatch import difference
+from als.fetch.workerlink import WorkerLink
 from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.estargz.external import toc_layer, toc_tag
 from als.formats.index import LayerIndex
@@ -33,8 +31,8 @@ from als.model.digest import Digest, Hasher
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import STARGZ_TOC, Descriptor, Manifest, parse_manifest, toc_digest
 from als.registry.source import RawManifest
-from als.worker.client import Worker, Workers
-from als.worker.frames import DATA, END, FrameReader, read_json
+from als.worker.client import Workers
+from als.worker.frames import read_json
 from als.worker.toc_job import ASK, FOUND, LENGTH, TocRequest, pack_found, unpack_found
 
 _KEPT = 16 << 20
@@ -133,9 +131,9 @@ def read_index(
     digests = wanted.digests(layer)
     where = str(layer.digest)
     request = TocRequest(wanted.name, layer, limits).to_json()
-    with _Link(lambda fd: workers.find_toc(request, fd), stall, where) as finder:
+    with WorkerLink(lambda fd: workers.find_toc(request, fd), stall, where) as finder:
         found = _Asked(source, layer, digests, tag, limits).serve(finder)
-        with _Link(lambda fd: workers.index_toc({**request, "found": found}, fd), stall, where) as indexer:
+        with WorkerLink(lambda fd: workers.index_toc({**request, "found": found}, fd), stall, where) as indexer:
             _pass_on(finder, indexer, digests, layer, limits)
             data = b"".join(indexer.data(_INDEX_MAX))
     index = unpack(data)
@@ -144,7 +142,7 @@ def read_index(
     return index
 
 
-def _pass_on(finder: _Link, indexer: _Link, digests: TocDigests, layer: Descriptor, limits: Limits) -> None:
+def _pass_on(finder: WorkerLink, indexer: WorkerLink, digests: TocDigests, layer: Descriptor, limits: Limits) -> None:
     """Give the text from one to the other.
 
     :raises DigestMismatch: it is not what the manifest commits to; nothing of what the indexer says may be believed.
@@ -169,7 +167,7 @@ class _Asked:
         self._tag = tag
         self._limits = limits
 
-    def serve(self, finder: _Link) -> dict[str, object]:
+    def serve(self, finder: WorkerLink) -> dict[str, object]:
         """Until it has found the table; what it says of it.
 
         :raises WorkerError: it asks for what nobody has to ask for.
@@ -225,81 +223,3 @@ class _Asked:
 
     def _lie(self) -> WorkerError:
         return WorkerError("a worker broke the protocol", where=str(self._layer.digest))
-
-
-class _Link:
-    """A worker and the socket between it and us; to be closed."""
-
-    def __init__(self, start: Callable[[int], Worker], stall: float, where: str) -> None:
-        self._stall = stall
-        self._where = where
-        self._socket, theirs = socket.socketpair()
-        with contextlib.ExitStack() as failed:
-            failed.callback(self._socket.close)
-            with theirs:
-                self._worker = start(theirs.fileno())
-            failed.pop_all()
-        self._socket.settimeout(stall)
-        self._last = time.monotonic()
-        self._frames = FrameReader(self._socket.fileno(), self._idle).frames()
-        self._deaf = False
-
-    def __enter__(self) -> _Link:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._worker.kill()
-        self._socket.close()
-
-    def frame(self) -> tuple[int, memoryview]:
-        """The next one; its body is valid until the next is asked for.
-
-        :raises AlsError: what the worker reports, or that it has ended.
-        """
-        self._last = time.monotonic()
-        found = next(self._frames, None)
-        if found is None:
-            raise WorkerError("a worker sent nothing more", where=self._where)
-        return found
-
-    def data(self, most: int) -> Iterator[bytes]:
-        """The DATA frames up to the END.
-
-        :raises LimitExceeded: there are more than `most` bytes.
-        """
-        size = 0
-        while True:
-            kind, body = self.frame()
-            if kind == END:
-                return
-            size += len(body)
-            if kind != DATA or not body:
-                raise WorkerError("a worker broke the protocol", where=self._where)
-            if size > most:
-                raise LimitExceeded(f"more than {most} bytes", where=self._where)
-            yield bytes(body)
-
-    def feed(self, data: bytes) -> None:
-        """Send bytes; to one that does not listen any more, none. Why it does not, its next frame says."""
-        with memoryview(data) as view:
-            for start in range(0, len(view), _PIECE):
-                if self._deaf:
-                    return
-                try:
-                    self._socket.sendall(view[start : start + _PIECE])
-                except TimeoutError as error:
-                    raise self._stalled() from error
-                except (BrokenPipeError, ConnectionResetError):
-                    self._deaf = True
-
-    def end_of_input(self) -> None:
-        """Nothing more will be sent."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
-    def _idle(self) -> None:
-        if time.monotonic() - self._last > self._stall:
-            raise self._stalled()
-
-    def _stalled(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"no progress for {self._stall:.0f} seconds", where=self._where)

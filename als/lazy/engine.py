@@ -60,6 +60,7 @@ class Engine:
         counters: Counters | None = None,
     ) -> None:
         self.stall = stall
+        self.workers = workers
         self.counters: Counters = counters or NotCounted()
         self._scheduler = Scheduler(tuning)
         self._targets: dict[str, Target] = {}

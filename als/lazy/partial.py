@@ -5,7 +5,7 @@
     ROOT/lazy/<key>/
         lazy.json               what it is (LazyRecord)
         index                   als.formats.indexfile
-        layer.erofs             the tree of the index, as the finished layer will have it
+        layer.erofs             the tree of the index, as the finished layer will have it; written last
         diff/, diff2            for clients of the ALS protocol alone: the mounted image; -> the folder in the FUSE mount
         diff1/.als/<name>       the forest: files that are whole; hardlinks to objects where those have their names already
         parts/<name>            sparse: the verified chunks of files that are not
@@ -24,6 +24,7 @@ their names in ROOT/objects in batches, each after one syncfs(2): :meth:`LazyFol
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,7 @@ from als.store.refused import store_errors
 
 SEALED = "sealed"
 """A file in the folder of a layer that the store has in full: containers may still look files up here."""
+_RECORD = "lazy.json"
 _MODE = 0o444
 _PIECE = 1 << 20
 _NAME_HEX = 64
@@ -96,8 +98,15 @@ class LazyFolder:
 
         :raises StoreDamaged: it is torn.
         """
-        path = self.path / "lazy.json"
+        path = self.path / _RECORD
         return LazyRecord.from_json(read_json(path), str(path))
+
+    def put_record(self, record: LazyRecord) -> None:
+        """Write lazy.json, in place of what there was."""
+        with store_errors(self.path):
+            staging = self.path / f".{_RECORD}"
+            staging.write_text(json.dumps(record.to_json(), indent=1, sort_keys=True), "utf-8")
+            staging.rename(self.path / _RECORD)
 
     # -- reading
 

@@ -23,7 +23,7 @@ class LazyRecord:
     """As the image's config states it; not verified before the layer is complete."""
     format: str
     image_sha256: str
-    """Of layer.erofs, hexadecimal."""
+    """Of layer.erofs, hexadecimal; "" while that is still being written, and nobody is shown the layer."""
 
     def to_json(self) -> dict[str, object]:
         blob = self.descriptor

@@ -1,8 +1,8 @@
 """What a layer's stream has beside its files (headers, padding), kept as it comes until the DiffID is computed.
 
 A file of records, each a header and data: u32 number, u32 length, u32 CRC-32 of both and the data. The numbers are those of
-units and, after them, of the gaps between units (:func:`gaps_of`). It is only ever appended to, and never synced: a torn end is
-cut off when it is opened again. Whether what is in it is right the DiffID alone can tell.
+units and, after them, of the gaps between units (:func:`als.formats.units.gaps_of`). It is only ever appended to, and never
+synced: a torn end is cut off when it is opened again. Whether what is in it is right the DiffID alone can tell.
 """
 
 from __future__ import annotations
@@ -12,23 +12,17 @@ import struct
 import threading
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from als.errors import StoreDamaged
-from als.formats.index import Chunk, LayerIndex
-from als.formats.units import StreamRange, stream_ranges
+from als.formats.index import Chunk
 from als.lazy.partial import write_at
 from als.store.refused import store_errors
 
 _HEADER = struct.Struct("<III")
 _NUMBERS = struct.Struct("<II")
 _NONE = (1 << 64) - 1
-
-
-def gaps_of(index: LayerIndex) -> Iterator[StreamRange]:
-    """The ranges of the stream that are no units, in order."""
-    return (each for each in stream_ranges(index) if each.unit is None)
 
 
 class RestLog:

@@ -69,6 +69,8 @@ class LayerState(Target):
         self.record = record
         self.index = index
         self.folder = folder
+        self.drawing = threading.Lock()
+        """Held by who sees to the layer's image."""
         self.engine = engine
         self.origin = origin
         self.content: Future[None] = Future()

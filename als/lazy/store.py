@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import operator
 import secrets
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from als.erofs.profile import LAYER
-from als.erofs.writer import write_image
-from als.errors import AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
+from als.errors import Abandoned, AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
 from als.fetch.source import RangeSource, RepositorySource
-from als.formats.index import Chunk, LayerIndex
+from als.formats.index import HAS_SHA256, Chunk, LayerIndex
 from als.formats.indexfile import pack, unpack
-from als.formats.lazy import tree_of
-from als.formats.units import IN_MEMORY
+from als.formats.units import IN_MEMORY, gaps_of
+from als.lazy.drawing import ImageWriters
 from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
 from als.lazy.partial import SEALED, LazyFolder
 from als.lazy.record import LazyRecord, key_of
-from als.lazy.rest import RestLog, gaps_of
+from als.lazy.rest import RestLog
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import Descriptor
-from als.model.tree import Tree
 from als.registry.settings import Settings
 from als.store.layout import Layout
 from als.store.lazyfolders import REFUSED
@@ -36,6 +35,7 @@ from als.store.refused import store_errors
 
 log = logging.getLogger("als.lazy")
 
+_IMAGES_AT_ONCE = 4
 PATIENCE = Settings(connect_timeout=5.0, read_timeout=8.0, deadline=15.0, attempts=2, connections=24)
 """How registries are spoken to where a reader waits: it is the scheduler that tries again, and that knows for whom."""
 
@@ -88,6 +88,11 @@ class LazyStore:
         """Held while a layer is opened, which may take seconds; nobody who looks for another waits for that."""
         self._lock = threading.Lock()
         self._layers: dict[str, LazyLayer] = {}
+        self._images: dict[str, Future[tuple[Path, str]]] = {}
+        """Of layers that were opened and not drawn yet: where each is once it is written, and its sha256."""
+        self._closed = False
+        self._writers = ImageWriters(layout.tmp, engine.workers)
+        self._writing = ThreadPoolExecutor(_IMAGES_AT_ONCE, thread_name_prefix="lazy image")
         self._origins: dict[str, SharedOrigin] = {}
 
     def create(
@@ -100,12 +105,28 @@ class LazyStore:
         format_name: str,
         limits: Limits = DEFAULT_LIMITS,
     ) -> LazyLayer:
-        """A lazy layer that serves from now on; the one that is there already, if it was made before.
+        """A lazy layer that serves from now on, and can be shown: :meth:`open`, then :meth:`draw`."""
+        layer = self.open(reference, host, descriptor, diff_id, index, format_name, limits)
+        self.draw(layer, limits)
+        return layer
+
+    def open(
+        self,
+        reference: str,
+        host: str,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        index: LayerIndex,
+        format_name: str,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> LazyLayer:
+        """A lazy layer whose bytes can be fetched from now on, and whose image is being written; the one that is there already,
+        if it was made before.
 
         :param host: under which what is known of the link is shared.
         :param index: was found to be what the manifest commits to.
         :raises Unsupported: the layer cannot be read lazily.
-        :raises BadImage: the index makes no layer, or was refused before.
+        :raises BadImage: it was refused before.
         :raises StoreError: the disk refused.
         """
         _check(index, limits)
@@ -124,10 +145,65 @@ class LazyStore:
             # The store had the layer and has lost it again.
             (folder / SEALED).unlink(missing_ok=True)
         else:
-            self._make(folder, reference, descriptor, diff_id, index, format_name, tree_of(index, limits))
-        layer = self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
-        log.info("%s %s is served before it is here", reference, descriptor.digest, extra=layer.about("lazy"))
-        return layer
+            self._begin_image(key, index, limits)
+            self._make(folder, LazyRecord(reference, descriptor, diff_id, format_name, ""), index)
+        return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+
+    def expect(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        """A layer will be opened soon.
+
+        :raises AlsError: that will not do.
+        """
+        self._writers.prepare(limits)
+
+    def expect_no_more(self) -> None:
+        """What was expected has come, or will not."""
+        self._writers.dismiss()
+
+    def draw(self, layer: LazyLayer, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Have a layer's metadata image written, unless it is there. Before that, nobody may be shown the layer.
+
+        :raises BadImage: the index makes no layer. As after every other error, none is left of it.
+        :raises LimitExceeded: there is more of something than the limits allow.
+        :raises StoreError: the disk refused.
+        :raises Abandoned: als is being stopped.
+        """
+        with layer.drawing:
+            if layer.refused is not None:
+                raise layer.refused
+            if layer.record.image_sha256:
+                return
+            try:
+                self._put_image(layer, limits)
+            except AlsError as error:
+                # Others may wait for the same layer, to be told.
+                layer.refuse(error)
+                self.forget(layer)
+                shutil.rmtree(layer.folder.path, ignore_errors=True)
+                raise
+        log.info("%s %s is served before it is here", layer.where, layer.digest, extra=layer.about("lazy"))
+
+    def _put_image(self, layer: LazyLayer, limits: Limits) -> None:
+        image = self._begin_image(layer.key, layer.index, limits)
+        try:
+            path, sha256 = image.result()
+        finally:
+            with self._lock:
+                self._images.pop(layer.key, None)
+        with store_errors(path):
+            path.rename(layer.folder.image)
+        record = replace(layer.record, image_sha256=sha256)
+        layer.folder.put_record(record)
+        layer.record = record
+
+    def _begin_image(self, key: str, index: LayerIndex, limits: Limits) -> Future[tuple[Path, str]]:
+        """Have an image written, unless that has begun."""
+        with self._lock:
+            if self._closed:
+                raise Abandoned("als is being stopped", where=key)
+            if key not in self._images:
+                self._images[key] = self._writing.submit(self._writers.write, index, limits)
+            return self._images[key]
 
     def origin(self, reference: str, host: str) -> SharedOrigin:
         """Where the layers of a reference come from: one connection pool for its tables of contents and what follows."""
@@ -158,7 +234,13 @@ class LazyStore:
                 index = unpack((path / "index").read_bytes())
                 if key_of(record.diff_id, record.descriptor.digest, index) != path.name:
                     raise BadImage("not what its name says", where=str(path))
-                _repair_image(folder, record, index, limits)
+                if not record.image_sha256:
+                    # The start of it was cut short: nobody has been shown it.
+                    shutil.rmtree(path)
+                    continue
+                if not _has_image(folder, record):
+                    # Nobody waited until it had reached the disk.
+                    self._replace_image(folder, index, limits, record.image_sha256)
                 found.append(self._serve(path.name, record, index, host_of(record.reference)))
             except (AlsError, OSError) as error:
                 log.warning("a lazy layer cannot be resumed: %s: %s", path.name, error)
@@ -200,6 +282,10 @@ class LazyStore:
 
     def close(self) -> None:
         """Stop serving; what is here stays."""
+        with self._lock:
+            self._closed = True
+        self._writers.close()
+        self._writing.shutdown()
         for layer in self.all():
             layer.close()
             self._forget(layer)
@@ -217,26 +303,15 @@ class LazyStore:
 
     # -- within
 
-    def _make(
-        self,
-        folder: Path,
-        reference: str,
-        descriptor: Descriptor,
-        diff_id: Digest,
-        index: LayerIndex,
-        format_name: str,
-        tree: Tree,
-    ) -> None:
+    def _make(self, folder: Path, record: LazyRecord, index: LayerIndex) -> None:
         staging = self._layout.tmp / f"{int(time.time()):x}-{secrets.token_hex(6)}"
         try:
             with store_errors(staging):
                 staging.mkdir(mode=0o700)
                 LazyFolder.prepare(staging, self._layout.lazy_files / folder.name)
-                sha256 = _write_image(staging / "layer.erofs", tree)
                 with (staging / "index").open("xb") as file:
                     file.writelines(pack(index))
-                record = LazyRecord(reference, descriptor, diff_id, format_name, sha256)
-                (staging / "lazy.json").write_text(json.dumps(record.to_json(), indent=1, sort_keys=True))
+                LazyFolder(self._layout, staging).put_record(record)
                 try:
                     staging.rename(folder)
                 except OSError:
@@ -246,6 +321,17 @@ class LazyStore:
         finally:
             if staging.exists():
                 shutil.rmtree(staging)
+
+    def _replace_image(self, folder: LazyFolder, index: LayerIndex, limits: Limits, expected: str) -> None:
+        """
+        :param expected: what its sha256 was before.
+        """
+        path, sha256 = self._writers.write(index, limits)
+        with store_errors(folder.path):
+            if sha256 != expected:
+                path.unlink()
+                raise StoreError("the index of a lazy layer makes another image than before", where=str(folder.path))
+            path.rename(folder.image)
 
     def _serve(self, key: str, record: LazyRecord, index: LayerIndex, host: str) -> LazyLayer:
         with self._making:
@@ -278,6 +364,7 @@ class LazyStore:
     def _forget(self, layer: LazyLayer) -> None:
         with self._lock:
             self._layers.pop(layer.key, None)
+            self._images.pop(layer.key, None)
         self.leave(layer.record.reference)
 
 
@@ -288,12 +375,12 @@ def _check(index: LayerIndex, limits: Limits) -> None:
     :raises LimitExceeded: the files are too large for the blob.
     """
     columns = index.columns
-    largest = max((end - start for start, end in zip(columns.unit_starts, columns.unit_ends, strict=True)), default=0)
+    largest = max(map(operator.sub, columns.unit_ends, columns.unit_starts), default=0)
     large = (number for number, size in enumerate(columns.sizes) if size > IN_MEMORY)
     chunks = (chunk.size for number in large for chunk in index.chunks(number) if not chunk.hole)
     if max(largest, max(columns.chunk_inner, default=0), max(chunks, default=0)) > IN_MEMORY:
         raise Unsupported(f"a chunk or unit of more than {IN_MEMORY} bytes")
-    if any(size and index.sha256(number) is None for number, size in enumerate(columns.sizes)):
+    if any(size and not flags & HAS_SHA256 for size, flags in zip(columns.sizes, columns.flags, strict=True)):
         # The recipe of a complete layer names its files by these, and so do the names in its forest.
         raise Unsupported("files without a digest of the whole")
     if max((gap.length for gap in gaps_of(index)), default=0) > limits.toc_bytes:
@@ -302,22 +389,9 @@ def _check(index: LayerIndex, limits: Limits) -> None:
         raise LimitExceeded("its files are larger than allowed")
 
 
-def _write_image(path: Path, tree: Tree) -> str:
-    with path.open("x+b") as file:
-        write_image(tree, file, LAYER)
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _repair_image(folder: LazyFolder, record: LazyRecord, index: LayerIndex, limits: Limits) -> None:
-    """Write the image anew unless it is what it was: nobody waited until it had reached the disk."""
-    with store_errors(folder.path):
-        if folder.image.exists():
-            with folder.image.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == record.image_sha256:
-                    return
-        staging = folder.path / f".image-{secrets.token_hex(4)}"
-        if _write_image(staging, tree_of(index, limits)) != record.image_sha256:
-            staging.unlink()
-            raise StoreError("the index of a lazy layer makes another image than before", where=str(folder.path))
-        staging.rename(folder.image)
+def _has_image(folder: LazyFolder, record: LazyRecord) -> bool:
+    """Whether the image is there, and what it was when it was written."""
+    if not record.image_sha256 or not folder.image.exists():
+        return False
+    with store_errors(folder.path), folder.image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.image_sha256

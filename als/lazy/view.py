@@ -11,8 +11,9 @@ from als.erofs.profile import LAYER
 from als.erofs.reader import ImageNames
 from als.lazy.elf import Span
 from als.lazy.layer import LazyLayer
+from als.lazy.names import IndexNames
 from als.model.forest import FOREST
-from als.model.merged import Found, find_merged
+from als.model.merged import Found, Names, find_merged
 from als.model.tree import Inode
 from als.store.refused import store_errors
 
@@ -28,7 +29,8 @@ class CompleteLayer:
 
 
 class ImageView:
-    """See the module. Not thread-safe. Names are looked up in the layers' metadata images, one by one: no tree is made of them.
+    """See the module. Not thread-safe. Names are looked up one by one, in the layers' metadata images or, where one is still
+    being written, in the layer's index: no tree is made of them.
 
     :param layers: lowest first.
     :raises StoreError: a metadata image cannot be read, or (StoreDamaged) is not what als writes; as from all methods.
@@ -36,8 +38,11 @@ class ImageView:
 
     def __init__(self, layers: Sequence[LazyLayer | CompleteLayer]) -> None:
         self._layers = layers
-        self._names: list[ImageNames] = []
+        self._names: list[Names] = []
         for layer in layers:
+            if isinstance(layer, LazyLayer) and not layer.record.image_sha256:
+                self._names.append(IndexNames(layer.index))
+                continue
             path = layer.folder.image if isinstance(layer, LazyLayer) else layer.image
             with store_errors(path):
                 self._names.append(ImageNames(path, LAYER))

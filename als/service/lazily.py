@@ -23,7 +23,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -129,14 +129,17 @@ class Lazies:
         """
         link = self._engine.link(reference.domain)
         return Opening(
-            self._service, self._store, reference, has, self._serving.is_set(), link, self._held, self.find, self._opened
+            self._service,
+            self._store,
+            reference,
+            has,
+            self._serving.is_set(),
+            link,
+            self._held,
+            self.find,
+            self._starts.begin,
+            self._watch,
         )
-
-    def _opened(self, image: ImageRecord, layers: Mapping[Digest, LazyLayer]) -> None:
-        """These layers of an image are about to be shown: what a container will need first is fetched ahead."""
-        for layer in layers.values():
-            self._watch(layer)
-        self._starts.begin(image, layers)
 
     def _watch(self, layer: LazyLayer) -> None:
         with self._lock:
@@ -159,7 +162,7 @@ class Lazies:
     def key_of(self, descriptor: Descriptor, diff_id: Digest) -> str:
         """The key of the lazy layer that can be shown as an image's layer; "" where there is none."""
         layer = self.find(descriptor, diff_id)
-        return layer.key if layer is not None and layer.refused is None else ""
+        return layer.key if layer is not None and layer.refused is None and layer.record.image_sha256 else ""
 
     def find(self, descriptor: Descriptor, diff_id: Digest | None) -> LazyLayer | None:
         """The lazy layer of an image's layer, if there is one; without a DiffID, whichever has that blob."""

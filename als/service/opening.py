@@ -21,6 +21,7 @@ from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.index import LayerIndex
 from als.lazy.layer import LazyLayer
 from als.lazy.link import Link
+from als.lazy.names import MAX_ENTRIES
 from als.lazy.rule import Blob, Way, judge
 from als.lazy.store import LazyStore
 from als.model.digest import Digest
@@ -47,7 +48,9 @@ class Opening:
     :param link: what is known of the way to the registry.
     :param held: which blobs need not be fetched.
     :param find: the lazy layer that there is already for a blob and DiffID (None: whichever).
-    :param opened: told of the image and those of its layers that are about to be shown.
+    :param begin: told of the image and those of its layers that are about to be shown: what a container will need first is to
+        be fetched ahead.
+    :param drawn: told of each of them when it can be shown.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class Opening:
         link: Link,
         held: HeldBlobs,
         find: Callable[[Descriptor, Digest | None], LazyLayer | None],
-        opened: Callable[[ImageRecord, Mapping[Digest, LazyLayer]], None],
+        begin: Callable[[ImageRecord, Mapping[Digest, LazyLayer]], None],
+        drawn: Callable[[LazyLayer], None],
     ) -> None:
         self._service = service
         self._store = store
@@ -70,7 +74,8 @@ class Opening:
         self._link = link
         self._held = held
         self._find = find
-        self._opened = opened
+        self._begin = begin
+        self._drawn = drawn
         self._possible = (
             service.config.lazy != "never"
             and not service.verity.required
@@ -87,6 +92,7 @@ class Opening:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._store.expect_no_more()
         self._store.leave(str(self._reference))
 
     def foresee(self, manifest: Manifest, near: ImageSource) -> None:
@@ -131,7 +137,14 @@ class Opening:
             opened = future.result()
             if opened is not None:
                 found[diff_id] = opened
-        self._opened(image, found)
+        early = all(layer.record.image_sha256 or len(layer.index) <= MAX_ENTRIES for layer in found.values())
+        if early:
+            # While the images are being written, the link has nothing else to do.
+            self._begin(image, found)
+        shown = {diff_id: self._pool.submit(self._draw, layer, by_id[diff_id], progress) for diff_id, layer in found.items()}
+        found = {diff_id: layer for diff_id, layer in found.items() if shown[diff_id].result()}
+        if not early:
+            self._begin(image, found)
         return found
 
     def _pays(self, layer: Descriptor, count: int) -> bool:
@@ -148,6 +161,13 @@ class Opening:
     def _read(self, layer: Descriptor) -> None:
         if layer not in self._indexes:
             self._indexes[layer] = self._pool.submit(self._index, layer)
+            self._pool.submit(self._expect)
+
+    def _expect(self) -> None:
+        try:
+            self._store.expect(self._service.limits)
+        except AlsError as error:
+            log.info("%s: %s", self._reference, error)
 
     def _index(self, layer: Descriptor) -> LayerIndex | None:
         service, reference = self._service, self._reference
@@ -183,12 +203,25 @@ class Opening:
             return None
         reference, limits = self._reference, self._service.limits
         try:
-            return self._store.create(str(reference), reference.domain, layer, diff_id, index, wanted.name, limits)
+            return self._store.open(str(reference), reference.domain, layer, diff_id, index, wanted.name, limits)
         except (StoreFull, Abandoned):
             raise
         except AlsError as error:
             self._whole(error)
             return None
+
+    def _draw(self, layer: LazyLayer, descriptor: Descriptor, progress: Progress) -> bool:
+        """Whether the layer can be shown now."""
+        try:
+            self._store.draw(layer, self._service.limits)
+        except (StoreFull, Abandoned):
+            raise
+        except AlsError as error:
+            self._whole(error)
+            return False
+        progress.advances(descriptor, 0)
+        self._drawn(layer)
+        return True
 
     def _whole(self, error: AlsError) -> None:
         log.warning("%s: a layer is fetched whole: %s", self._reference, error)

@@ -2,6 +2,8 @@
 
 It loads all modules that workers need, and then does nothing but receive requests, fork, and hand back a pidfd. It keeps
 root, because entering a sandbox needs it, and never sees a byte that did not come from its parent.
+
+What it forks without a sandbox is no worker (:mod:`als.worker.image_job`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from als.worker import fetch_job, inflate_job, seal_job, stream_job
+from als.native.process import set_parent_death_signal
+from als.worker import fetch_job, image_job, inflate_job, seal_job, stream_job
 from als.worker.parse_job import ParseJob
 from als.worker.sandbox import Sandbox, enter
 from als.worker.toc_job import TocJobs
@@ -66,7 +69,10 @@ def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int
     """Be a worker; never returns."""
     status = 1
     try:
-        enter(Sandbox(**request["sandbox"]), empty_folder)
+        if request["sandbox"] is None:
+            set_parent_death_signal(signal.SIGKILL)
+        else:
+            enter(Sandbox(**request["sandbox"]), empty_folder)
         jobs[request["job"]](request["params"], fds)
         status = 0
     except BrokenPipeError:
@@ -81,7 +87,7 @@ def _work(jobs: Mapping[str, Job], request: Mapping[str, Any], fds: Sequence[int
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s[%(process)d]: %(message)s")
-    jobs: dict[str, Job] = {"inflate": inflate_job.run, "seal": seal_job.run, "stream": stream_job.run}
+    jobs: dict[str, Job] = {"inflate": inflate_job.run, "seal": seal_job.run, "stream": stream_job.run, "image": image_job.run}
     tocs = TocJobs()
     jobs |= {"find toc": tocs.find, "index toc": tocs.index}
     main(int(sys.argv[1]), sys.argv[2], {"parse": ParseJob(), "fetch": fetch_job.run, **jobs})

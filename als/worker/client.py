@@ -110,6 +110,13 @@ class Workers:
         sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
         return self._spawn("index toc", request, sandbox, [link])
 
+    def write_image(self, link: int, image: int, where: Path, limits: Limits = DEFAULT_LIMITS) -> Worker:
+        """A process of the privileged side, with all its rights, that writes a layer's image (see :mod:`als.worker.image_job`).
+
+        :param where: the file that `image` is, for errors.
+        """
+        return self._spawn("image", {"limits": asdict(limits), "where": str(where)}, None, [link, image])
+
     @property
     def running(self) -> int:
         """How many workers there are now: the zygote's children, as the kernel lists them (proc(5))."""
@@ -147,8 +154,12 @@ class Workers:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _spawn(self, job: str, params: Mapping[str, Any], sandbox: Sandbox, fds: Sequence[int]) -> Worker:
-        request = json.dumps({"job": job, "params": params, "sandbox": asdict(sandbox)}).encode()
+    def _spawn(self, job: str, params: Mapping[str, Any], sandbox: Sandbox | None, fds: Sequence[int]) -> Worker:
+        """
+        :param sandbox: None for what is no worker, and never sees a stranger's bytes as they came.
+        """
+        bounds = None if sandbox is None else asdict(sandbox)
+        request = json.dumps({"job": job, "params": params, "sandbox": bounds}).encode()
         with self._lock, _in_memory(request) as document:
             control = self._ready()
             try:

@@ -10,7 +10,10 @@ import pytest
 from als.config import LAYOUTS, Config
 from als.service import Service
 from tests.harness.ocilayout import Layout
+from tests.harness.registry import registry_server
 from tests.harness.system import unmount_below
+
+__all__ = ["registry_server"]
 
 
 @pytest.fixture
