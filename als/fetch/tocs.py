@@ -13,7 +13,7 @@ is checked as any index file is (:mod:`als.formats.indexfile`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from als.erofs.profile import LAYER
@@ -116,11 +116,13 @@ def read_index(
     tag: str,
     stall: float,
     limits: Limits = DEFAULT_LIMITS,
+    rows: Callable[[], int | None] = lambda: None,
 ) -> LayerIndex | None:
     """The index of a layer, verified against the digests that its manifest states; None: its format has none.
 
     :param tag: of the layer's image, for a table of contents in another image; "" where there is no tag.
     :param stall: seconds without any progress after which it is given up.
+    :param rows: gives a descriptor to which the entries are written as they come, for an image to be made of them.
     :raises BadImage: the table of contents is malformed or hostile.
     :raises DigestMismatch: it is not the one that the manifest commits to.
     :raises AlsError: it could not be fetched, or cannot serve lazily.
@@ -133,7 +135,7 @@ def read_index(
     request = TocRequest(wanted.name, layer, limits).to_json()
     with WorkerLink(lambda fd: workers.find_toc(request, fd), stall, where) as finder:
         found = _Asked(source, layer, digests, tag, limits).serve(finder)
-        with WorkerLink(lambda fd: workers.index_toc({**request, "found": found}, fd), stall, where) as indexer:
+        with WorkerLink(lambda fd: workers.index_toc({**request, "found": found}, fd, rows()), stall, where) as indexer:
             _pass_on(finder, indexer, digests, layer, limits)
             data = b"".join(indexer.data(_INDEX_MAX))
     index = unpack(data)

@@ -104,6 +104,11 @@ class IndexBuilder:
     def __len__(self) -> int:
         return len(self._columns.kinds)
 
+    @property
+    def columns(self) -> Columns:
+        """What there is of the index; only its columns of entries are as they will be."""
+        return self._columns
+
     def add(self, entry: Entry, sha256: bytes | None = None, rows: Sequence[ChunkRow] = (), end: int = 0) -> None:
         """Take the next entry.
 

@@ -17,7 +17,7 @@ import operator
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
 
@@ -61,20 +61,27 @@ def _pieces(index: LayerIndex) -> Iterator[bytes]:
     for each in fields(Columns):
         value = getattr(columns, each.name)
         if each.name == "rdevs":
-            value = b"".join(_RDEV.pack(number, *rdev) for number, rdev in columns.rdevs.items())
+            value = pack_rdevs(columns.rdevs)
         elif each.name == "xattrs":
-            value = b"".join(_pack_xattrs(columns))
+            value = pack_xattrs(columns.xattrs)
         yield struct.pack("<Q", len(value) * value.itemsize if isinstance(value, array) else len(value))
-        yield _little(value).tobytes() if isinstance(value, array) else bytes(value)
+        yield little(value).tobytes() if isinstance(value, array) else bytes(value)
 
 
-def _pack_xattrs(columns: Columns) -> Iterator[bytes]:
-    for number, xattrs in columns.xattrs.items():
-        for name, value in xattrs:
-            yield _XATTR.pack(number, len(name), len(value)) + name + value
+def pack_rdevs(rdevs: Mapping[int, tuple[int, int]]) -> bytes:
+    """Device numbers by the entry's number."""
+    return b"".join(_RDEV.pack(number, *rdev) for number, rdev in rdevs.items())
 
 
-def _little(column: array[int]) -> array[int]:
+def pack_xattrs(xattrs: Mapping[int, tuple[tuple[bytes, bytes], ...]]) -> bytes:
+    """Xattrs by the entry's number."""
+    return b"".join(
+        _XATTR.pack(number, len(name), len(value)) + name + value for number, pairs in xattrs.items() for name, value in pairs
+    )
+
+
+def little(column: array[int]) -> array[int]:
+    """A column as it is written, and the other way round."""
     if sys.byteorder == "big":
         column = column[:]
         column.byteswap()
@@ -97,14 +104,14 @@ def unpack(data: bytes) -> LayerIndex:
         raw = reader.take(reader.number("<Q"))
         column = getattr(columns, each.name)
         if each.name == "rdevs":
-            columns.rdevs = _rdevs(raw)
+            columns.rdevs = unpack_rdevs(raw)
         elif each.name == "xattrs":
-            columns.xattrs = _xattrs(raw)
+            columns.xattrs = unpack_xattrs(raw)
         elif isinstance(column, array):
             if len(raw) % column.itemsize:
                 raise _damaged("a column of no whole number of rows")
             column.frombytes(raw)
-            setattr(columns, each.name, _little(column))
+            setattr(columns, each.name, little(column))
         else:
             setattr(columns, each.name, bytes(raw))
     reader.finish()
@@ -133,13 +140,21 @@ class _Reader:
             raise _damaged("something follows")
 
 
-def _rdevs(raw: memoryview) -> dict[int, tuple[int, int]]:
+def unpack_rdevs(raw: memoryview) -> dict[int, tuple[int, int]]:
+    """What :func:`pack_rdevs` made.
+
+    :raises BadImage: it did not make that.
+    """
     if len(raw) % _RDEV.size:
         raise _damaged("a column of no whole number of rows")
     return {number: (major, minor) for number, major, minor in _RDEV.iter_unpack(raw)}
 
 
-def _xattrs(raw: memoryview) -> dict[int, tuple[tuple[bytes, bytes], ...]]:
+def unpack_xattrs(raw: memoryview) -> dict[int, tuple[tuple[bytes, bytes], ...]]:
+    """What :func:`pack_xattrs` made.
+
+    :raises BadImage: it did not make that.
+    """
     found: dict[int, list[tuple[bytes, bytes]]] = {}
     reader = _Reader(raw)
     position = 0
@@ -192,7 +207,7 @@ def _check(index: LayerIndex) -> None:
     if (
         max(columns.kinds, default=0) >= len(KINDS)
         or max(columns.flags, default=0) > HAS_SHA256
-        or not _text_is_whole(columns)
+        or not text_is_whole(columns)
         or not _rises(columns.chunk_ends, 0, chunks)
         or max(columns.sizes, default=0) >= 1 << 63
     ):
@@ -201,7 +216,7 @@ def _check(index: LayerIndex) -> None:
     _check_chunks(columns)
 
 
-def _text_is_whole(columns: Columns) -> bool:
+def text_is_whole(columns: Columns) -> bool:
     """Paths and link targets take turns and fill the text."""
     return (
         all(map(operator.le, columns.path_ends, columns.link_ends))

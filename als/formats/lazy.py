@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from als.errors import BadImage, DigestMismatch
 from als.formats.index import LayerIndex
+from als.formats.indexrows import Watch, unwatched
 from als.model.builder import TreeBuilder
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS, Limits
@@ -81,6 +83,18 @@ TocFinder = Generator[Request, bytes, FoundToc]
 IndexReader = Generator[Request, bytes, LayerIndex]
 
 
+class Parse(Protocol):
+    """See :attr:`IndexedFormat.parse`."""
+
+    def __call__(
+        self, text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits, watch: Watch = unwatched, /
+    ) -> LayerIndex:
+        """
+        :param watch: told of the columns of the index while they grow.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedFormat:
     """A lazily readable format; :mod:`als.formats.discovery` finds it under the name ``INDEXED`` in a module of als.formats.
@@ -103,7 +117,7 @@ class IndexedFormat:
     """Finds the table of contents in the blob."""
     text: Callable[[FoundToc, Limits], Iterator[bytes]]
     """The JSON of a table of contents, in pieces."""
-    parse: Callable[[Iterator[bytes], Descriptor, FoundToc, Limits], LayerIndex]
+    parse: Parse
     """The index of a layer, from the JSON; of what was found, all but the data. The digests are for the caller to check."""
     rank: int = 0
     """Of several formats that match, the one of the highest rank is meant."""
@@ -179,6 +193,15 @@ def tree_of(index: LayerIndex, limits: Limits = DEFAULT_LIMITS) -> Tree:
     """
     builder = TreeBuilder(limits)
     shared: dict[bytes, Content] = {}
+    add_entries(builder, index, shared)
+    return builder.finish()
+
+
+def add_entries(builder: TreeBuilder, index: LayerIndex, shared: dict[bytes, Content]) -> None:
+    """Let a builder have all entries of an index.
+
+    :param shared: the contents that it had before, by their names.
+    """
     sha256s = index.sha256s()
     for number, entry in enumerate(index.entries()):
         if not entry.size:
@@ -189,4 +212,3 @@ def tree_of(index: LayerIndex, limits: Limits = DEFAULT_LIMITS) -> Tree:
         if content is None:
             content = shared[name] = Content(name, sha256s[number])
         builder.add(entry, content)
-    return builder.finish()

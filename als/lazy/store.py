@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from als.errors import Abandoned, AlsError, BadImage, LimitExceeded, NotFound, StoreError, Unsupported
-from als.fetch.source import RangeSource, RepositorySource
 from als.formats.index import HAS_SHA256, Chunk, LayerIndex
 from als.formats.indexfile import pack, unpack
 from als.formats.units import IN_MEMORY, gaps_of
-from als.lazy.drawing import ImageWriters
+from als.lazy.drawing import ImageWriter
 from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
+from als.lazy.origin import Opener, SharedOrigin
 from als.lazy.partial import SEALED, LazyFolder
 from als.lazy.record import LazyRecord, key_of
 from als.lazy.rest import RestLog
@@ -39,43 +40,6 @@ _IMAGES_AT_ONCE = 4
 PATIENCE = Settings(connect_timeout=5.0, read_timeout=8.0, deadline=15.0, attempts=2, connections=24)
 """How registries are spoken to where a reader waits: it is the scheduler that tries again, and that knows for whom."""
 
-Opener = Callable[[str], RepositorySource]
-"""Gives the repository of a reference, with the credentials that are configured now."""
-
-
-class SharedOrigin:
-    """The source of the lazy layers of one reference; opened when it is needed, and again when it has failed."""
-
-    def __init__(self, reference: str, host: str, opener: Opener) -> None:
-        self.host = host
-        self._reference = reference
-        self._open = opener
-        self._lock = threading.Lock()
-        self._source: RepositorySource | None = None
-        self._former: RepositorySource | None = None
-
-    def source(self) -> RepositorySource:
-        with self._lock:
-            if self._source is None:
-                self._source = self._open(self._reference)
-            return self._source
-
-    def renew(self, source: RangeSource | None) -> None:
-        with self._lock:
-            if self._source is not None and source in (None, self._source):
-                # Other requests may still get their answers through it.
-                former, self._former, self._source = self._former, self._source, None
-                if former is not None:
-                    former.close()
-
-    def close(self) -> None:
-        """End the connections; they are opened again by whoever asks next."""
-        with self._lock:
-            for source in (self._former, self._source):
-                if source is not None:
-                    source.close()
-            self._former = self._source = None
-
 
 class LazyStore:
     """Thread-safe; a context manager. The caller holds the store's lock shared."""
@@ -91,7 +55,6 @@ class LazyStore:
         self._images: dict[str, Future[tuple[Path, str]]] = {}
         """Of layers that were opened and not drawn yet: where each is once it is written, and its sha256."""
         self._closed = False
-        self._writers = ImageWriters(layout.tmp, engine.workers)
         self._writing = ThreadPoolExecutor(_IMAGES_AT_ONCE, thread_name_prefix="lazy image")
         self._origins: dict[str, SharedOrigin] = {}
 
@@ -119,46 +82,54 @@ class LazyStore:
         index: LayerIndex,
         format_name: str,
         limits: Limits = DEFAULT_LIMITS,
+        writer: ImageWriter | None = None,
     ) -> LazyLayer:
         """A lazy layer whose bytes can be fetched from now on, and whose image is being written; the one that is there already,
         if it was made before.
 
         :param host: under which what is known of the link is shared.
         :param index: was found to be what the manifest commits to.
+        :param writer: of the layer's image, that may have begun with it; whatever happens, it is closed here.
         :raises Unsupported: the layer cannot be read lazily.
         :raises BadImage: it was refused before.
         :raises StoreError: the disk refused.
         """
-        _check(index, limits)
-        key = key_of(diff_id, descriptor.digest, index)
-        with self._lock:
-            known = self._layers.get(key)
-        if known is not None:
-            if known.folder.path.exists():
-                return known
-            # Removed by gc just now: what it takes to be here is not.
-            self.forget(known)
-        folder = self._layout.lazy / key
-        if (folder / REFUSED).exists():
-            raise BadImage("this layer was refused before", where=f"{reference} {descriptor.digest}")
-        if folder.exists():
-            # The store had the layer and has lost it again.
-            (folder / SEALED).unlink(missing_ok=True)
-        else:
-            self._begin_image(key, index, limits)
-            self._make(folder, LazyRecord(reference, descriptor, diff_id, format_name, ""), index)
-        return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
+        with ExitStack() as unused:
+            if writer is not None:
+                unused.callback(writer.close)
+            _check(index, limits)
+            key = key_of(diff_id, descriptor.digest, index)
+            with self._lock:
+                known = self._layers.get(key)
+            if known is not None:
+                if known.folder.path.exists():
+                    return known
+                # Removed by gc just now: what it takes to be here is not.
+                self.forget(known)
+            folder = self._layout.lazy / key
+            if (folder / REFUSED).exists():
+                raise BadImage("this layer was refused before", where=f"{reference} {descriptor.digest}")
+            if folder.exists():
+                # The store had the layer and has lost it again.
+                (folder / SEALED).unlink(missing_ok=True)
+            else:
+                self._begin_image(key, index, limits, writer, unused)
+                self._make(folder, LazyRecord(reference, descriptor, diff_id, format_name, ""), index)
+            return self._serve(key, LazyFolder(self._layout, folder).record(), index, host)
 
-    def expect(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        """A layer will be opened soon.
+    def image_writer(self, limits: Limits = DEFAULT_LIMITS) -> ImageWriter:
+        """For the image of a layer that will be opened; to be given to :meth:`open`, or closed.
 
-        :raises AlsError: that will not do.
+        :raises AlsError: there is none.
         """
-        self._writers.prepare(limits)
 
-    def expect_no_more(self) -> None:
-        """What was expected has come, or will not."""
-        self._writers.dismiss()
+        def check() -> None:
+            if self._closed:
+                raise Abandoned("als is being stopped", where=str(self._layout.lazy))
+
+        check()
+        path = self._layout.tmp / f"image-{secrets.token_hex(6)}"
+        return ImageWriter(path, self._engine.workers, limits, check)
 
     def draw(self, layer: LazyLayer, limits: Limits = DEFAULT_LIMITS) -> None:
         """Have a layer's metadata image written, unless it is there. Before that, nobody may be shown the layer.
@@ -184,7 +155,7 @@ class LazyStore:
         log.info("%s %s is served before it is here", layer.where, layer.digest, extra=layer.about("lazy"))
 
     def _put_image(self, layer: LazyLayer, limits: Limits) -> None:
-        image = self._begin_image(layer.key, layer.index, limits)
+        image = self._begin_image(layer.key, layer.index, limits, None, ExitStack())
         try:
             path, sha256 = image.result()
         finally:
@@ -196,14 +167,22 @@ class LazyStore:
         layer.folder.put_record(record)
         layer.record = record
 
-    def _begin_image(self, key: str, index: LayerIndex, limits: Limits) -> Future[tuple[Path, str]]:
-        """Have an image written, unless that has begun."""
+    def _begin_image(
+        self, key: str, index: LayerIndex, limits: Limits, writer: ImageWriter | None, unused: ExitStack
+    ) -> Future[tuple[Path, str]]:
+        """Have an image written, unless that has begun; by this writer, which then is taken from `unused`."""
         with self._lock:
             if self._closed:
                 raise Abandoned("als is being stopped", where=key)
             if key not in self._images:
-                self._images[key] = self._writing.submit(self._writers.write, index, limits)
+                unused.pop_all()
+                self._images[key] = self._writing.submit(self._new_image, index, limits, writer)
             return self._images[key]
+
+    def _new_image(self, index: LayerIndex, limits: Limits, writer: ImageWriter | None = None) -> tuple[Path, str]:
+        """A layer's image somewhere below ROOT/tmp, and its sha256."""
+        writer = writer or self.image_writer(limits)
+        return writer.path, writer.write(index)
 
     def origin(self, reference: str, host: str) -> SharedOrigin:
         """Where the layers of a reference come from: one connection pool for its tables of contents and what follows."""
@@ -284,7 +263,6 @@ class LazyStore:
         """Stop serving; what is here stays."""
         with self._lock:
             self._closed = True
-        self._writers.close()
         self._writing.shutdown()
         for layer in self.all():
             layer.close()
@@ -326,7 +304,7 @@ class LazyStore:
         """
         :param expected: what its sha256 was before.
         """
-        path, sha256 = self._writers.write(index, limits)
+        path, sha256 = self._new_image(index, limits)
         with store_errors(folder.path):
             if sha256 != expected:
                 path.unlink()

@@ -128,18 +128,8 @@ class Lazies:
         :param has: by what a client asks for one of its layers.
         """
         link = self._engine.link(reference.domain)
-        return Opening(
-            self._service,
-            self._store,
-            reference,
-            has,
-            self._serving.is_set(),
-            link,
-            self._held,
-            self.find,
-            self._starts.begin,
-            self._watch,
-        )
+        serving, begin = self._serving.is_set(), self._starts.begin
+        return Opening(self._service, self._store, reference, has, serving, link, self._held, self.find, begin, self._watch)
 
     def _watch(self, layer: LazyLayer) -> None:
         with self._lock:

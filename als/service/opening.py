@@ -19,6 +19,7 @@ from als.fetch.source import ImageSource
 from als.fetch.tocs import read_index
 from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.index import LayerIndex
+from als.lazy.drawing import ImageWriter
 from als.lazy.layer import LazyLayer
 from als.lazy.link import Link
 from als.lazy.names import MAX_ENTRIES
@@ -85,6 +86,7 @@ class Opening:
         )
         self._formats = find_indexed()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toc")
+        self._writers: dict[Descriptor, Future[ImageWriter | None]] = {}
         self._indexes: dict[Descriptor, Future[LayerIndex | None]] = {}
 
     def __enter__(self) -> Self:
@@ -92,7 +94,10 @@ class Opening:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._store.expect_no_more()
+        for layer in list(self._writers):
+            writer = self._writer(layer)
+            if writer is not None:
+                writer.close()
         self._store.leave(str(self._reference))
 
     def foresee(self, manifest: Manifest, near: ImageSource) -> None:
@@ -160,14 +165,27 @@ class Opening:
 
     def _read(self, layer: Descriptor) -> None:
         if layer not in self._indexes:
+            if len(self._writers) < _AT_ONCE:
+                self._writers[layer] = self._pool.submit(self._new_writer)
             self._indexes[layer] = self._pool.submit(self._index, layer)
-            self._pool.submit(self._expect)
 
-    def _expect(self) -> None:
+    def _new_writer(self) -> ImageWriter | None:
+        """Who makes a layer's image while the layer's table of contents is read; None: that is for later."""
         try:
-            self._store.expect(self._service.limits)
+            return self._store.image_writer(self._service.limits)
         except AlsError as error:
             log.info("%s: %s", self._reference, error)
+            return None
+
+    def _rows(self, layer: Descriptor) -> int | None:
+        """Where the entries of a layer's table of contents are written to as they come."""
+        writer = self._writers[layer].result() if layer in self._writers else None
+        return None if writer is None else writer.rows
+
+    def _writer(self, layer: Descriptor) -> ImageWriter | None:
+        """The writer of a layer's image, which is the caller's from now on."""
+        future = self._writers.pop(layer, None)
+        return None if future is None or future.cancelled() else future.result()
 
     def _index(self, layer: Descriptor) -> LayerIndex | None:
         service, reference = self._service, self._reference
@@ -179,6 +197,7 @@ class Opening:
                 tag=reference.tag or "",
                 stall=service.config.lookup_deadline,
                 limits=service.limits,
+                rows=lambda: self._rows(layer),
             )
         except AlsError as error:
             self._whole(error)
@@ -203,7 +222,8 @@ class Opening:
             return None
         reference, limits = self._reference, self._service.limits
         try:
-            return self._store.open(str(reference), reference.domain, layer, diff_id, index, wanted.name, limits)
+            writer = self._writer(layer)
+            return self._store.open(str(reference), reference.domain, layer, diff_id, index, wanted.name, limits, writer)
         except (StoreFull, Abandoned):
             raise
         except AlsError as error:

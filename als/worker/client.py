@@ -105,17 +105,20 @@ class Workers:
         sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_PARSE_MEMORY)
         return self._spawn("find toc", request, sandbox, [link])
 
-    def index_toc(self, request: Mapping[str, Any], link: int) -> Worker:
-        """An indexer of one (see :mod:`als.worker.toc_job`)."""
-        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
-        return self._spawn("index toc", request, sandbox, [link])
+    def index_toc(self, request: Mapping[str, Any], link: int, rows: int | None = None) -> Worker:
+        """An indexer of one (see :mod:`als.worker.toc_job`).
 
-    def write_image(self, link: int, image: int, where: Path, limits: Limits = DEFAULT_LIMITS) -> Worker:
+        :param rows: where it writes entries as they come, for an image to be made of them.
+        """
+        sandbox = Sandbox(self._uid, self._gid, network=False, memory_bytes=_SEAL_MEMORY)
+        return self._spawn("index toc", request, sandbox, [link] if rows is None else [link, rows])
+
+    def write_image(self, link: int, rows: int, image: int, where: Path, limits: Limits = DEFAULT_LIMITS) -> Worker:
         """A process of the privileged side, with all its rights, that writes a layer's image (see :mod:`als.worker.image_job`).
 
         :param where: the file that `image` is, for errors.
         """
-        return self._spawn("image", {"limits": asdict(limits), "where": str(where)}, None, [link, image])
+        return self._spawn("image", {"limits": asdict(limits), "where": str(where)}, None, [link, rows, image])
 
     @property
     def running(self) -> int:

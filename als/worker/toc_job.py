@@ -6,7 +6,8 @@ The *finder* asks for ranges of the blob, finds the table of contents in them an
     finder -> FOUND {what :class:`als.formats.lazy.FoundToc` says beside the data}, DATA... (the JSON), END
 
 The *indexer* gets that JSON until the end of its input, and answers with DATA frames of the packed index
-(als.formats.indexfile) and END. Either may answer ERROR at any time.
+(als.formats.indexfile) and END. Either may answer ERROR at any time. Meanwhile it writes the entries, as they come, to whoever
+makes the layer's image (:mod:`als.worker.image_job`).
 
 They are two because of what the manifest commits to: of eStargz that is the JSON. How it is compressed is for whoever made the
 blob to choose, and might overcome the process that decompresses it; that process could then hand over another layer's JSON and
@@ -15,6 +16,8 @@ whatever index it likes. So the privileged side hashes the JSON on its way to a 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,18 +26,23 @@ from typing import Any
 
 from als.errors import AlsError, BadImage
 from als.formats.discovery import find_indexed
+from als.formats.index import Columns
 from als.formats.indexfile import pack
+from als.formats.indexrows import pack_rows, unwatched
 from als.formats.lazy import BlobRange, FoundToc, IndexedFormat, Request
 from als.model.digest import Digest
 from als.model.limits import Limits
 from als.model.manifest import Descriptor
 from als.worker.frames import DATA, END, FrameWriter
+from als.worker.image_job import ROWS
 
 ASK = ord("A")
 FOUND = ord("F")
 LENGTH = struct.Struct("<Q")
 _READ_SIZE = 1 << 18
 _PIECE = 1 << 20
+_RUN_ENTRIES = 1000
+"""So many at least are sent at once: some hundred kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +84,14 @@ class TocJobs:
             _reporting(out, lambda: self._find(TocRequest.from_json(params), link, out))
 
     def index(self, params: Mapping[str, Any], fds: Sequence[int]) -> None:
-        """The indexer, on the socket ``fds[0]``.
+        """The indexer, on the socket ``fds[0]``; entries go to ``fds[1]``, where there is one.
 
         :param params: see :class:`TocRequest`; ``found``: what the finder said.
         """
         with socket.socket(fileno=fds[0]) as link:
             out = FrameWriter(link.fileno())
-            _reporting(out, lambda: self._index(TocRequest.from_json(params), unpack_found(params["found"]), link, out))
+            rows = _Rows(fds[1]) if len(fds) > 1 else None
+            _reporting(out, lambda: self._index(TocRequest.from_json(params), unpack_found(params["found"]), link, out, rows))
 
     def _find(self, request: TocRequest, link: socket.socket, out: FrameWriter) -> None:
         wanted = self._formats[request.format]
@@ -101,11 +110,49 @@ class TocJobs:
             for start in range(0, len(piece), _PIECE):
                 out.write(DATA, piece[start : start + _PIECE])
 
-    def _index(self, request: TocRequest, found: FoundToc, link: socket.socket, out: FrameWriter) -> None:
-        index = self._formats[request.format].parse(_until_end(link), request.layer, found, request.limits)
+    def _index(self, request: TocRequest, found: FoundToc, link: socket.socket, out: FrameWriter, rows: _Rows | None) -> None:
+        watch = unwatched if rows is None else rows.grown
+        index = self._formats[request.format].parse(_until_end(link), request.layer, found, request.limits, watch)
+        if rows is not None:
+            rows.finish(index.columns)
         for piece in pack(index):
             for start in range(0, len(piece), _PIECE):
                 out.write(DATA, piece[start : start + _PIECE])
+
+
+class _Rows:
+    """Sends an index's entries while it grows."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._out: FrameWriter | None = FrameWriter(fd)
+        self._sent = 0
+
+    def grown(self, columns: Columns) -> None:
+        """There is more of them."""
+        count = len(columns.kinds)
+        if self._out is not None and count - self._sent >= _RUN_ENTRIES:
+            self._send(self._out, columns, count)
+
+    def finish(self, columns: Columns) -> None:
+        """There is no more."""
+        if self._out is not None:
+            self._send(self._out, columns, len(columns.kinds))
+        if self._out is not None:
+            self._out.write_json(END, {})
+            with contextlib.suppress(BrokenPipeError):
+                self._out.flush()
+        os.close(self._fd)
+
+    def _send(self, out: FrameWriter, columns: Columns, count: int) -> None:
+        try:
+            if count > self._sent:
+                out.write(ROWS, pack_rows(columns, self._sent, count))
+                out.flush()
+        except BrokenPipeError:
+            # Who makes the image has given up; the index is wanted all the same.
+            self._out = None
+        self._sent = count
 
 
 def pack_found(found: FoundToc) -> dict[str, object]:

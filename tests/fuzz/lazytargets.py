@@ -13,16 +13,21 @@ from als.formats.index import LayerIndex, Prefetch
 from als.formats.indexbuilder import ChunkRow, IndexBuilder
 from als.formats.indexfile import pack as pack_index
 from als.formats.indexfile import unpack as unpack_index
-from als.formats.lazy import tree_of
+from als.formats.indexrows import RowReader
+from als.formats.lazy import add_entries, tree_of
 from als.formats.toc.entries import TocReader
 from als.formats.units import Bytes, read_unit, stream_ranges
 from als.formats.zstdchunked.position import parse_annotations
 from als.formats.zstdchunked.position import parse_footer as parse_zstd_footer
 from als.formats.zstdchunked.tarsplit import parse as parse_tar_split
 from als.formats.zstdchunked.tarsplit import zero_filled
+from als.model.builder import TreeBuilder
 from als.model.entry import Entry, EntryType
+from als.model.tree import Content
 from tests.fuzz.driver import Target
 from tests.fuzz.inputs import DOCUMENT, LIMITS, WHITEOUTS, pieces
+
+BETWEEN_RUNS = b"--next run--"
 
 
 def toc(data: bytes) -> None:
@@ -61,6 +66,17 @@ def index_file(data: bytes) -> None:
         found.chunks_digest(number)
     unpack_index(b"".join(pack_index(found)))
     tree_of(found, LIMITS)
+
+
+def index_rows(data: bytes) -> None:
+    """Runs of an index that a worker writes to who makes the image: two of them, and the tree of what is accepted."""
+    reader, builder, shared = RowReader(), TreeBuilder(LIMITS), dict[bytes, Content]()
+    first, _, second = data.partition(BETWEEN_RUNS)
+    for body in (first, second):
+        found = reader.read(body)
+        assert len(list(found)) == len(found)
+        add_entries(builder, found, shared)
+    builder.finish()
 
 
 def repair_index(data: bytes) -> bytes:
@@ -127,6 +143,7 @@ def lazy_targets() -> Iterable[Target]:
     yield Target(
         "toc-places", toc_places, (BadImage,), (b"STARGZ", b"GNUlInUx", b"GnUlInUx", b"100:10:5:1", b"\n", b"\xff" * 8)
     )
+    yield Target("index-rows", index_rows, (BadImage,), (BETWEEN_RUNS, bytes(4), b"\1\0\0\0", b"\xff" * 4))
     yield Target("index-file", index_file, (BadImage,), (b"ALSIDX1\n", bytes(8), b"\1" + bytes(7)), repair_index)
     yield Target(
         "tar-split", tar_split, (BadImage,), (*DOCUMENT, b'{"type":2,"payload":"', b'{"type":1,"size":', b"AAAA" * 170)

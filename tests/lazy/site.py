@@ -80,6 +80,10 @@ class Site:
     def stop(self) -> None:
         self._stack.close()
 
+    def source(self) -> RegistryImages:
+        """The repository of its layers."""
+        return self._open(f"{self.address}/img:1")
+
     def _open(self, reference: str) -> RegistryImages:
         self.opened += 1
         endpoint = Endpoint(self.address, reference.partition("/")[2].partition(":")[0], insecure=True)

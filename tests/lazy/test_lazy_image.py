@@ -8,9 +8,9 @@ import io
 import os
 import signal
 import tarfile
-import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +18,22 @@ import pytest
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.errors import Abandoned, BadImage, StoreFull, WorkerError
+from als.fetch.tocs import read_index
+from als.formats.index import LayerIndex
+from als.formats.indexrows import pack_rows
 from als.formats.lazy import tree_of
-from als.lazy.drawing import ImageWriters
+from als.lazy.drawing import ImageWriter
 from als.lazy.layer import LazyLayer
 from als.model.digest import Digest
 from als.model.limits import DEFAULT_LIMITS
 from als.worker.client import Workers
+from als.worker.frames import END, ERROR, FrameWriter
+from als.worker.image_job import ROWS
 from tests.formats.lazylayers import LazyLayer as Sample
-from tests.formats.tocbuilder import file, info, zstd_podman
+from tests.formats.tocbuilder import estargz, file, info, zstd_podman
 from tests.harness.memory import descendants
 from tests.lazy.faultyregistry import FaultyRegistry
-from tests.lazy.site import Site, blobs_of, contents, index_of, read, usual_sources
+from tests.lazy.site import TIMEOUT, Site, blobs_of, contents, index_of, read, usual_sources
 from tests.lazy.test_lazy_layer import check_everything
 from tests.life.smalldisk import file_system
 
@@ -87,72 +92,146 @@ def test_an_index_that_makes_no_layer_leaves_nothing(site: Site) -> None:
             read(layer, hashlib.sha256(b"c" * 100).digest())
 
 
-def test_a_process_that_waits_for_an_index(site: Site, sample: Sample) -> None:
+# -- the process that writes it
+
+
+def new_writer(folder: Path, workers: Workers, check: Callable[[], None] = lambda: None) -> ImageWriter:
+    return ImageWriter(folder / "image", workers, DEFAULT_LIMITS, check)
+
+
+def image_of(index: LayerIndex) -> bytes:
+    whole = io.BytesIO()
+    write_image(tree_of(index), whole, LAYER)
+    return whole.getvalue()
+
+
+def send(writer: ImageWriter, *frames: tuple[int, bytes]) -> None:
+    """What an indexer does, or somebody in its place."""
+    out = FrameWriter(writer.rows)
+    for kind, body in frames:
+        out.write(kind, body)
+    out.flush()
+
+
+def runs(index: LayerIndex, size: int = 7) -> list[tuple[int, bytes]]:
+    count = len(index)
+    return [(ROWS, pack_rows(index.columns, at, min(at + size, count))) for at in range(0, count, size)]
+
+
+def refuse_to_send_it(_: LayerIndex) -> Iterator[bytes]:
+    raise AssertionError("the index is not needed")
+
+
+def test_an_image_of_rows(site: Site, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(sample)
+    writer = new_writer(tmp_path, site.workers)
+    send(writer, *runs(index), (END, b"{}"))
+    monkeypatch.setattr("als.lazy.drawing.pack", refuse_to_send_it)
+    assert writer.write(index) == hashlib.sha256(image_of(index)).hexdigest()
+    assert writer.path.read_bytes() == image_of(index)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        lambda index: [],
+        lambda index: runs(index),
+        lambda index: [(END, b"{}")],
+        lambda index: [*runs(index)[:-1], (END, b"{}")],
+        lambda index: [*runs(index), *runs(index), (END, b"{}")],
+        lambda index: [(ROWS, b"garbage"), (END, b"{}")],
+        lambda index: [(ROWS, runs(index)[0][1][:-1]), (END, b"{}")],
+        lambda index: [*runs(index_of(estargz([file("other", b"x" * 100)]))), (END, b"{}")],
+        lambda index: [(ord("Q"), b"")],
+        lambda index: [(ERROR, b'{"type": "StoreFull", "what": "a lie"}')],
+    ],
+    ids=["nothing", "no end", "none", "fewer", "twice", "garbage", "torn", "another's", "unknown", "error"],
+)
+def test_rows_that_are_not_the_index(
+    site: Site, sample: Sample, tmp_path: Path, frames: Callable[[LayerIndex], list[tuple[int, bytes]]]
+) -> None:
+    """From an indexer that was taken over, say: the image is of the index that was checked, whatever else has come."""
+    index = index_of(sample)
+    writer = new_writer(tmp_path, site.workers)
+    send(writer, *frames(index))
+    assert writer.write(index) == hashlib.sha256(image_of(index)).hexdigest()
+    assert writer.path.read_bytes() == image_of(index)
+
+
+def test_the_indexer_s_own_rows(site: Site, sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both processes, as a pull has them."""
+    monkeypatch.setattr("als.lazy.drawing.pack", refuse_to_send_it)
     with FaultyRegistry(blobs_of(sample)) as registry:
-        site.lazy.expect()
-        (waiting,) = os.listdir(site.layout.tmp)
-        layer = opened(site, registry, sample)
+        site.address = registry.address
+        writer = site.lazy.image_writer()
+        source = site.source()
+        with contextlib.closing(source):
+            index = read_index(source, sample.descriptor, site.workers, tag="", stall=TIMEOUT, rows=lambda: writer.rows)
+        assert index is not None
+        diff_id, where = Digest.parse(sample.diff_id), f"{site.address}/img:1"
+        layer = site.lazy.open(where, site.address, sample.descriptor, diff_id, index, "zstdchunked", writer=writer)
         site.lazy.draw(layer)
-        assert os.listdir(site.layout.tmp) == []
-        assert hashlib.sha256(layer.folder.image.read_bytes()).hexdigest() == layer.record.image_sha256
-        site.lazy.expect()
-        assert os.listdir(site.layout.tmp) not in ([], [waiting])
-        site.lazy.expect_no_more()
-        assert os.listdir(site.layout.tmp) == []
-        site.lazy.expect()
-        site.stop()
-        assert os.listdir(site.layout.tmp) == []
+        assert layer.folder.image.read_bytes() == image_of(index_of(sample))
+        assert list(site.layout.tmp.iterdir()) == []
 
 
-def test_a_process_whose_file_was_swept(site: Site, sample: Sample) -> None:
-    site.lazy.expect()
-    (waiting,) = site.layout.tmp.iterdir()
-    waiting.unlink()
+def test_a_writer_that_is_not_needed(site: Site, sample: Sample) -> None:
     with FaultyRegistry(blobs_of(sample)) as registry:
         layer = site.layer(registry, sample)
-        assert hashlib.sha256(layer.folder.image.read_bytes()).hexdigest() == layer.record.image_sha256
+        writer = site.lazy.image_writer()
+        assert writer.path.exists()
+        diff_id, record = Digest.parse(sample.diff_id), layer.record
+        again = site.lazy.open(
+            record.reference, site.address, sample.descriptor, diff_id, layer.index, "zstdchunked", writer=writer
+        )
+        assert again is layer
+        assert list(site.layout.tmp.iterdir()) == []
+        site.lazy.image_writer().close()
+        assert list(site.layout.tmp.iterdir()) == []
 
 
 def test_a_full_disk_under_the_image(site: Site, sample: Sample, module_dir: Path) -> None:
-    with file_system(module_dir, "tmpfs") as small, contextlib.closing(ImageWriters(small, site.workers)) as writers:
-        path, _ = writers.write(index_of(sample), DEFAULT_LIMITS)
-        assert path.stat().st_size
+    index = index_of(sample)
+    with file_system(module_dir, "tmpfs") as small:
         room = os.statvfs(small)
-        with (small / "filling").open("xb") as file:
-            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
-        with pytest.raises(StoreFull, match="no space left"):
-            writers.write(index_of(sample), DEFAULT_LIMITS)
-        assert {each.name for each in small.iterdir()} == {path.name, "filling"}
+        with (small / "filling").open("xb") as filling:
+            os.posix_fallocate(filling.fileno(), 0, room.f_bavail * room.f_frsize)
+        for frames in ([], [*runs(index), (END, b"{}")]):
+            writer = new_writer(small, site.workers)
+            send(writer, *frames)
+            with pytest.raises(StoreFull, match="no space left"):
+                writer.write(index)
+            assert [each.name for each in small.iterdir()] == ["filling"]
 
 
 @pytest.fixture
-def sleepers(module_dir: Path, as_root: None) -> Iterator[ImageWriters]:
+def sleepers(module_dir: Path, as_root: None) -> Iterator[Workers]:
     """Processes that do nothing."""
-    folder = Path(tempfile.mkdtemp(prefix="w", dir=module_dir))
-    with (
-        Workers((65534, 65534), module_dir / "empty", "tests.lazy.image_sleeper") as workers,
-        contextlib.closing(ImageWriters(folder, workers)) as writers,
-    ):
-        yield writers
-    assert list(folder.iterdir()) == []
+    with Workers((65534, 65534), module_dir / "empty", "tests.lazy.image_sleeper") as workers:
+        yield workers
 
 
-def test_nobody_waits_for_an_image_when_als_is_stopped(sleepers: ImageWriters, sample: Sample) -> None:
-    threading.Timer(1.0, sleepers.close).start()
+def test_nobody_waits_for_an_image_when_als_is_stopped(sleepers: Workers, sample: Sample, tmp_path: Path) -> None:
+    begun = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - begun > 1:
+            raise Abandoned("als is being stopped")
+
     with pytest.raises(Abandoned):
-        sleepers.write(index_of(sample), DEFAULT_LIMITS)
-    with pytest.raises(Abandoned):
-        sleepers.write(index_of(sample), DEFAULT_LIMITS)
+        new_writer(tmp_path, sleepers, check).write(index_of(sample))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_ends_without_a_word(sleepers: Workers, sample: Sample, tmp_path: Path) -> None:
+    writer = new_writer(tmp_path, sleepers)
+    (zygote,) = [pid for pid in descendants(os.getpid()) if "image_sleeper" in command_line(pid) and descendants(pid)]
+    (process,) = descendants(zygote)
+    threading.Timer(0.5, lambda: os.kill(process, signal.SIGKILL)).start()
+    with pytest.raises(WorkerError, match="ended without an answer"):
+        writer.write(index_of(sample))
+    assert list(tmp_path.iterdir()) == []
 
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace")
-
-
-def test_a_writer_that_ends_without_a_word(sleepers: ImageWriters, sample: Sample) -> None:
-    sleepers.prepare(DEFAULT_LIMITS)
-    (zygote,) = [pid for pid in descendants(os.getpid()) if "image_sleeper" in command_line(pid) and descendants(pid)]
-    (writer,) = descendants(zygote)
-    threading.Timer(0.5, lambda: os.kill(writer, signal.SIGKILL)).start()
-    with pytest.raises(WorkerError, match="ended without an answer"):
-        sleepers.write(index_of(sample), DEFAULT_LIMITS)

@@ -16,6 +16,7 @@ from als.formats.codecs import Compression, decompressor
 from als.formats.estargz.footer import LONGEST, parse_footer
 from als.formats.index import Commitment, LayerIndex
 from als.formats.indexbuilder import IndexBuilder
+from als.formats.indexrows import Watch, unwatched
 from als.formats.lazy import BlobRange, ExternalToc, FoundToc, TocDigests, TocFinder, fetched
 from als.formats.tar.parser import TarParser
 from als.formats.toc.entries import TOC_NAME, TocReader
@@ -70,10 +71,10 @@ def _tail(blob_size: int) -> BlobRange:
     return BlobRange(blob_size - length, length)
 
 
-def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits) -> LayerIndex:
+def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits, watch: Watch = unwatched) -> LayerIndex:
     """See :class:`als.formats.lazy.IndexedFormat`."""
     builder = IndexBuilder(Compression.GZIP, layer.size, found.payload_end, limits)
-    contents = TocReader(builder, limits, bookkeeping=True).read(text)
+    contents = TocReader(builder, limits, bookkeeping=True, watch=watch).read(text)
     return builder.finish((Commitment(STARGZ_TOC, _committed(layer)),), contents.prefetch)
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from als.errors import BadImage
 from als.formats.index import Prefetch
 from als.formats.indexbuilder import ChunkRow, IndexBuilder, PlainRows
+from als.formats.indexrows import Watch, unwatched
 from als.formats.toc.document import ArrayDocument
 from als.formats.toc.fields import Raw, Times, check_spelling, digest, integer, integers, text, where_of, xattrs
 from als.formats.toc.plain import plain_rows
@@ -76,12 +77,14 @@ class TocReader:
     """Reads one table of contents into an index; used once.
 
     :param bookkeeping: the entries that stargz-snapshotter adds (the table of contents and the landmarks) are not the layer's.
+    :param watch: told of the columns of the index while they grow.
     """
 
-    def __init__(self, builder: IndexBuilder, limits: Limits, *, bookkeeping: bool) -> None:
+    def __init__(self, builder: IndexBuilder, limits: Limits, *, bookkeeping: bool, watch: Watch = unwatched) -> None:
         self._builder = builder
         self._limits = limits
         self._bookkeeping = bookkeeping
+        self._watch = watch
         self._times = Times()
         self._pending: _Pending | None = None
         self._end = 0
@@ -129,6 +132,7 @@ class TocReader:
                 self._flush()
         self._pending = self._begin(block[-1])
         block.clear()
+        self._watch(self._builder.columns)
 
     def _may_be_plain(self, rows: PlainRows) -> bool:
         return not (self._bookkeeping and any(path.endswith(_BOOKKEEPING) for path in rows.paths))

@@ -18,6 +18,7 @@ from als.errors import BadImage, LimitExceeded
 from als.formats.codecs import Compression, decompressor
 from als.formats.index import Commitment, LayerIndex, TarSplit
 from als.formats.indexbuilder import IndexBuilder
+from als.formats.indexrows import Watch, unwatched
 from als.formats.lazy import BlobRange, FoundToc, TocDigests, TocFinder, fetched
 from als.formats.toc.entries import Contents, TocReader
 from als.formats.toc.text import text_limits
@@ -84,10 +85,10 @@ def _annotated(layer: Descriptor, checksum: str) -> Position | None:
     return parse_annotations(toc, layer.annotations.get(_TAR_SPLIT), layer.size)
 
 
-def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits) -> LayerIndex:
+def parse(text: Iterator[bytes], layer: Descriptor, found: FoundToc, limits: Limits, watch: Watch = unwatched) -> LayerIndex:
     """See :class:`als.formats.lazy.IndexedFormat`."""
     builder = IndexBuilder(Compression.ZSTD, layer.size, found.payload_end, limits)
-    contents = TocReader(builder, limits, bookkeeping=STARGZ_TOC in layer.annotations).read(text)
+    contents = TocReader(builder, limits, bookkeeping=STARGZ_TOC in layer.annotations, watch=watch).read(text)
     split = _tar_split(contents, found, limits, f"layer {layer.digest}")
     gaps = () if found.gap is None else (found.gap,)
     return builder.finish(_commitments(layer), contents.prefetch, split, gaps)
