@@ -40,7 +40,7 @@ from als.lazy.libraries import (
     musl_path_file,
     musl_paths,
 )
-from als.lazy.runtimes import runtime_files
+from als.lazy.runtimes import RuntimeFile, runtime_files
 from als.lazy.shebang import indirect_program, interpreter_line, words_of
 from als.model.merged import Found
 from als.model.paths import show
@@ -56,6 +56,7 @@ _SCRIPTS_MAX = 5
 """Interpreters of interpreters that the kernel follows (fs/exec.c)."""
 _RUNTIME_MAX = 1 << 20
 """Of a file that a runtime reads: what is larger is something else."""
+_USUAL_MAX = 8 << 20
 _ARGUMENTS = 64
 """Words of the command that may name files."""
 
@@ -96,12 +97,21 @@ class EntryFiles:
     :param lookup: the merged view of the image's layers.
     :param read: the bytes that are here.
     :param levels: the glibc-hwcaps folders that this machine's processor can use, the best first.
+    :param usual: what any program is likely to need.
     """
 
-    def __init__(self, lookup: Lookup, read: Read, command: Command, levels: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        read: Read,
+        command: Command,
+        levels: tuple[bytes, ...] = (),
+        usual: tuple[RuntimeFile, ...] = (),
+    ) -> None:
         self._lookup = lookup
         self._read = read
         self._command = command
+        self._usual = usual
         self._around = Surroundings(command.library_path, command.folder, levels)
         self._waiting: list[_Waiting] = []
         self._wishes: list[Wish] = []
@@ -209,6 +219,9 @@ class EntryFiles:
             # Every library waits for it, so it is asked for together with the program.
             self._go_on(self._load_cache())
         self._start(arguments[0], 0)
+        if self._programs:
+            for usual in self._usual:
+                self._want_first(usual, _USUAL_MAX)
         words = [word for argument in arguments[1:] for word in words_of(argument)]
         for word in words[:_ARGUMENTS]:
             self._argument(word)
@@ -229,9 +242,13 @@ class EntryFiles:
             self._look_into(file)
             self._go_on(self._program(file, depth))
             for needed in runtime_files(file.path, self._command.locale):
-                first = next((each for each in map(self._file, needed.names) if each is not None), None)
-                if first is not None and _inode(first).size <= _RUNTIME_MAX:
-                    self._want(first, Span(0, _inode(first).size))
+                self._want_first(needed, _RUNTIME_MAX)
+
+    def _want_first(self, needed: RuntimeFile, most: int) -> None:
+        """All of a file, if it has at most so many bytes."""
+        found = next((each for each in map(self._file, needed.names) if each is not None), None)
+        if found is not None and _inode(found).size <= most:
+            self._want(found, Span(0, _inode(found).size))
 
     def _program_file(self, name: bytes) -> Found | None:
         """The file that execvp(3) would start."""

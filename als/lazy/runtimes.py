@@ -1,7 +1,8 @@
-"""What a language's runtime reads before the first line of anybody's program.
+"""What is read before the first line of anybody's program, and can only be known, not found out.
 
-The loader's part is told by the files themselves (:mod:`als.lazy.elf`); which files CPython opens while it starts can only be
-known. They are some ten small files, and each would be a round trip of its own when the container comes to it.
+A program names its loader and its libraries (:mod:`als.lazy.elf`), but not before its own first bytes are here; and nothing
+names the files that CPython opens while it starts. They are some ten small ones, and each would be a round trip of its own when
+the container comes to it.
 
 - The package ``encodings`` (``Lib/encodings/__init__.py``), as compiled files where there are any. Until 3.11 most of what
   comes with it was not within the program either.
@@ -26,6 +27,10 @@ _STARTED = (
 _COERCED = (b"", b"C", b"POSIX")
 _UTF8 = (b"C.UTF-8", b"C.utf8")
 _GCONV = (b"usr/lib/x86_64-linux-gnu", b"usr/lib/aarch64-linux-gnu", b"usr/lib64", b"usr/lib")
+_LOADERS = {
+    "x86_64": (b"lib64/ld-linux-x86-64.so.2", b"x86_64-linux-gnu"),
+    "aarch64": (b"lib/ld-linux-aarch64.so.1", b"aarch64-linux-gnu"),
+}
 _USERS = (b"etc/nsswitch.conf", b"etc/passwd")
 
 
@@ -56,6 +61,21 @@ def runtime_files(program: bytes, locale: bytes) -> Iterator[RuntimeFile]:
     for name in _USERS:
         yield RuntimeFile((name,))
     yield _module(library, "sitecustomize", minor)
+
+
+def usual_files(machine: str) -> tuple[RuntimeFile, ...]:
+    """The loader and the C library, which nearly every program needs: the link has nothing else to do until the program's first
+    bytes are here and say so. For a program that needs neither, something is fetched that the background fetches anyway.
+
+    :param machine: as ``uname -m`` says.
+    """
+    if machine not in _LOADERS:
+        return ()
+    loader, triplet = _LOADERS[machine]
+    folders = (b"usr/lib/" + triplet, b"lib/" + triplet, b"usr/lib64", b"lib64", b"usr/lib", b"lib")
+    # musl's loader is its library.
+    alone = b"lib/ld-musl-%s.so.1" % machine.encode()
+    return RuntimeFile((loader, alone)), RuntimeFile(tuple(folder + b"/libc.so.6" for folder in folders))
 
 
 def _module(library: bytes, module: str, minor: int) -> RuntimeFile:

@@ -42,6 +42,7 @@ from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
 from als.lazy.prefetch import EntryFiles, Wish, promised_units
 from als.lazy.profile import WINDOW_SECONDS, Profile, Recorder
+from als.lazy.runtimes import RuntimeFile
 from als.lazy.schedule import Want
 from als.lazy.target import Target
 from als.lazy.view import CompleteLayer, ImageView, name_of
@@ -71,6 +72,7 @@ class Start:
     :param config: the image's configuration.
     :param layers: lowest first. Layers that become complete later on stay what they were for this.
     :param levels: :func:`als.lazy.processor.hwcaps_levels` of this machine.
+    :param usual: :func:`als.lazy.runtimes.usual_files` of this machine.
     :param profile: what was recorded of the image before.
     :param keep: what is done with the run's profile, once; None: nothing is recorded.
     :param window: seconds from the first read on that are recorded.
@@ -82,6 +84,7 @@ class Start:
         config: bytes,
         layers: Sequence[LazyLayer | CompleteLayer],
         levels: tuple[bytes, ...] = (),
+        usual: tuple[RuntimeFile, ...] = (),
         profile: Profile | None = None,
         *,
         keep: Keep | None = None,
@@ -94,6 +97,7 @@ class Start:
         self._config = config
         self._layers = layers
         self._levels = levels
+        self._usual = usual
         self._profile = profile or Profile()
         self._keep = keep
         self._window = window
@@ -168,7 +172,7 @@ class Start:
         except BadImage as error:
             log.info("an image's command is not known: %s", error)
         else:
-            self._entry = EntryFiles(view.lookup, view.peek, command, self._levels)
+            self._entry = EntryFiles(view.lookup, view.peek, command, self._levels, self._usual)
             wishes = self._entry.advance()
         self._ask(view, wishes, self._promised())
 

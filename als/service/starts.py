@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -13,6 +14,7 @@ from als.lazy.engine import Engine
 from als.lazy.layer import LazyLayer
 from als.lazy.processor import hwcaps_levels
 from als.lazy.profiles import Profiles
+from als.lazy.runtimes import usual_files
 from als.lazy.start import CompleteLayer, Start
 from als.model.digest import Digest
 from als.store.images import ImageRecord
@@ -31,6 +33,7 @@ class Starts:
         self._layers = layers
         self._profiles = profiles
         self._levels = hwcaps_levels(_CPUINFO.read_text("ascii", "replace"))
+        self._usual = usual_files(platform.machine())
         self._lock = threading.Lock()
         self._starts: dict[Digest, tuple[Start, frozenset[str]]] = {}
         """By the digest of the image's configuration; with the keys of its lazy layers."""
@@ -59,7 +62,7 @@ class Starts:
             log.warning("%s", error)
             profile = None
         keep = partial(self._profiles.add, config) if self._profiles.on else None
-        start = Start(self._engine, image.config_data, found, self._levels, profile, keep=keep)
+        start = Start(self._engine, image.config_data, found, self._levels, self._usual, profile, keep=keep)
         with self._lock:
             if self._starts.setdefault(config, (start, frozenset(layer.key for layer in lazy.values())))[0] is not start:
                 return

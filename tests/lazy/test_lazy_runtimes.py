@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from als.lazy.command import command_of
-from als.lazy.runtimes import runtime_files
+from als.lazy.prefetch import EntryFiles
+from als.lazy.runtimes import runtime_files, usual_files
+from tests.lazy.elves import command, elf, made
 
 
 def names(program: bytes, locale: bytes = b"") -> list[bytes]:
@@ -65,3 +68,28 @@ def test_the_locale_of_a_configuration() -> None:
     assert locale("LANG=a", "LC_CTYPE=b") == b"b"
     assert locale("LANG=a", "LC_CTYPE=b", "LC_ALL=c") == b"c"
     assert locale("LANG=a", "LC_ALL=") == b"a"
+
+
+def test_this_machine_s_loader_and_library() -> None:
+    """Those of its own shell are among what is taken for usual."""
+    names = {f"/{name.decode()}" for each in usual_files(platform.machine()) for name in each.names}
+    shown = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, timeout=30, check=True).stdout
+    found = {Path(word).resolve() for word in shown.split() if word.startswith("/")}
+    assert {path.name for path in found} >= {"libc.so.6"}
+    assert found <= {Path(name).resolve() for name in names}
+    assert usual_files("pdp11") == ()
+
+
+def test_usual_files_come_last_and_only_with_a_program() -> None:
+    usual = usual_files("x86_64")
+    image = made({"bin/x": elf(), "usr/lib64/libc.so.6": elf(), "lib64/ld-linux-x86-64.so.2": elf(), "lib/libc.so.6": elf()})
+
+    def wanted(name: str) -> list[bytes]:
+        wishes = EntryFiles(image.lookup, lambda file, span: None, command(name), usual=usual).advance()
+        return [wish.file.path for wish in wishes]
+
+    assert list(dict.fromkeys(wanted("x"))) == [b"bin/x", b"lib64/ld-linux-x86-64.so.2", b"usr/lib64/libc.so.6"]
+    assert wanted("missing") == []
+    musl = made({"bin/x": elf(), "lib/ld-musl-x86_64.so.1": elf()})
+    wishes = EntryFiles(musl.lookup, lambda file, span: None, command("x"), usual=usual).advance()
+    assert [wish.file.path for wish in wishes][-1] == b"lib/ld-musl-x86_64.so.1"
