@@ -87,8 +87,16 @@ class ChunkMap:
         yield from (number for number in self._sorted if not self._whole[number])
         yield from (number for number in self._unnamed.values() if not self._whole[number])
 
+    def absent_files(self) -> list[tuple[bytes, int]]:
+        """sha256 and size of those of them whose sha256 the index commits to."""
+        whole, sizes, sha256s = self._whole, self.index.columns.sizes, self.index.sha256s()
+        absent = [(sha256s[number], sizes[number]) for number in self._sorted if not whole[number]]
+        return [(sha256, size) for sha256, size in absent if sha256 is not None]
+
     def filled(self) -> list[int]:
         """The entries all of whose chunks are here, and that are not here as one."""
+        if not any(self._here):
+            return []
         rows = ((number, self.rows(number)) for number in self.absent())
         return [number for number, each in rows if self._here.find(0, each.start, each.stop) < 0]
 
@@ -182,7 +190,8 @@ class ChunkMap:
     # -- within
 
     def _count(self) -> None:
-        columns = self.index.columns
+        columns, needs = self.index.columns, self._needs
+        flags, units = columns.chunk_flags, columns.chunk_units
         self._files = self._chunks = self._bytes = self._chunks_here = self._bytes_here = 0
         start = 0
         for number, (size, stop) in enumerate(zip(columns.sizes, columns.chunk_ends, strict=True)):
@@ -191,10 +200,10 @@ class ChunkMap:
                 self._bytes += size
                 self._chunks += stop - start
                 for row in range(start, stop):
-                    if columns.chunk_flags[row] & HOLE:
+                    if flags[row] & HOLE:
                         self._take(number, row)
                     else:
-                        self._needs[columns.chunk_units[row]] = 1
+                        needs[units[row]] = 1
             start = stop
         self._left = self._files
 

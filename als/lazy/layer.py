@@ -199,9 +199,8 @@ class LazyLayer(LayerState):
         :raises StoreError: the disk does.
         """
         self.folder.recover(self._chunks)
-        wanted = [(self.index.sha256(number) or b"", self.index.size(number)) for number in self._chunks.absent()]
         saved = 0
-        for sha256 in self.folder.link_all_known(each for each in wanted if each[0]):
+        for sha256 in self.folder.link_all_known(self._chunks.absent_files()):
             number = self._chunks.find(sha256)
             if number is not None:
                 self._chunks.set_whole(number)

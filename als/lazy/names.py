@@ -12,6 +12,8 @@ from als.model.tree import WHITEOUT, Content, Directory, FileType, Inode, Node
 
 MAX_ENTRIES = 200_000
 """Of a layer that is looked into before its image is there: so many names are in memory in a quarter of a second."""
+_ODD = (b"", b"/", b".")
+"""How a path begins that has to be looked at twice."""
 _MAX_LINKS = 10
 """Hardlinks to hardlinks; a writer names the first of a file's names."""
 
@@ -26,11 +28,13 @@ class IndexNames:
     def __init__(self, index: LayerIndex) -> None:
         self._index = index
         columns = index.columns
-        text, start = bytes(columns.text), 0
-        self._numbers: dict[bytes, int] = {}
-        for number, (path_end, link_end) in enumerate(zip(columns.path_ends, columns.link_ends, strict=True)):
-            self._numbers[_plain(text[start:path_end])] = number
-            start = link_end
+        text, starts = bytes(columns.text), (0, *columns.link_ends[:-1])
+        ends = zip(starts, columns.path_ends, strict=False)
+        names = [text[start:end].removeprefix(b"./").rstrip(b"/") for start, end in ends]
+        # As nearly all are: no further look.
+        usual = (name[:1] not in _ODD and b"/." not in name and b"//" not in name for name in names)
+        plain = [name if as_usual else _plain(name) for name, as_usual in zip(names, usual, strict=True)]
+        self._numbers = {name: number for number, name in enumerate(plain)}
         self._folders = _parents(self._numbers)
         self._nodes: dict[bytes, Node | None] = {}
         self._paths: dict[Directory, bytes] = {}
@@ -74,9 +78,7 @@ class IndexNames:
 
 def _plain(path: bytes) -> bytes:
     """A path as it is looked up."""
-    name = path.removeprefix(b"./").rstrip(b"/")
-    # As nearly all are: no further look.
-    return name if name and name[0] not in b"./" and b"/." not in name and b"//" not in name else b"/".join(clean(path))
+    return b"/".join(clean(path)) if path else b""
 
 
 def _parents(paths: dict[bytes, int]) -> set[bytes]:

@@ -185,16 +185,15 @@ class LazyFolder:
             return [sha256 for sha256, size in wanted if self._link(sha256, sha256, size)]
 
     def link_all_known(self, wanted: Iterable[tuple[bytes, int]]) -> list[bytes]:
-        """The same for very many files, in the order of their sha256: the store's folders are listed, each once."""
+        """The same for very many files: the store's folders are listed, each once."""
+        by_folder: dict[int, list[tuple[bytes, int]]] = {}
+        for each in wanted:
+            by_folder.setdefault(each[0][0], []).append(each)
         found: list[bytes] = []
-        folder, names = "", set[str]()
-        for sha256, size in wanted:
-            text = sha256.hex()
-            if text[:2] != folder:
-                folder = text[:2]
-                names = set(os.listdir(self._layout.objects / folder))
-            if text[2:] in names:
-                found += self.link_known([(sha256, size)])
+        for first, files in by_folder.items():
+            names = set(os.listdir(f"{self._layout.objects}/{first:02x}"))
+            if names:
+                found += self.link_known([each for each in files if each[0].hex()[2:] in names])
         return found
 
     # -- names in ROOT/objects
