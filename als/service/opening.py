@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WARM = 4
+"""Connections that are there when the first bytes are wanted: as many requests as are made then, hardly more."""
 _AT_ONCE = 16
 """Tables of contents that are read at once for one image."""
 
@@ -113,7 +115,8 @@ class Opening:
         for layer in missing:
             if self._find(layer, None) is None and self._pays(layer, len(missing)):
                 if not self._indexes:
-                    self._pool.submit(self._warm, layer)
+                    for _ in range(_WARM):
+                        self._pool.submit(self._warm, layer)
                 self._read(layer)
 
     def finish(self, image: ImageRecord, progress: Progress) -> dict[Digest, LazyLayer]:
@@ -208,7 +211,7 @@ class Opening:
         return self._store.origin(str(self._reference), self._reference.domain).source()
 
     def _warm(self, layer: Descriptor) -> None:
-        """Have a connection ready by the time that the first bytes are wanted."""
+        """Have one connection more ready when the first bytes are wanted: requests at the same time have each their own."""
         try:
             self._origin().read_at(layer, 0, 1)
         except AlsError as error:
