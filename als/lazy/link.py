@@ -20,7 +20,6 @@ GAIN = 1.1
 """How much faster the whole must get for a deeper queue to be kept."""
 HOLD = 20
 """Measurements between two attempts with a deeper queue."""
-_SMOOTH = 0.3
 _FADE = 0.05
 _LEAST_SAMPLE = 0.05
 
@@ -131,9 +130,20 @@ class Link:
         """The longest stretch of unneeded bytes that is quicker to fetch than to leave out."""
         return min(self.round_trip_bytes, self._tuning.bridge_max)
 
+    @property
+    def bridge_ahead(self) -> int:
+        """The same for what is fetched ahead: the more requests run side by side, the less one more costs."""
+        return self.bridge // self.depth
+
+    @property
+    def bridge_gate(self) -> int:
+        """The same for gates, of which each is to be quick."""
+        return min(self.bridge, self._tuning.extend_min)
+
     def began(self, seconds: float) -> None:
         """The first byte of an answer came so long after it was asked for."""
-        self.first_byte += _SMOOTH * (seconds - self.first_byte)
+        # An answer also waits for the bytes of others, so the shortest time is that of the way; it fades, for ways change.
+        self.first_byte = min(seconds, self.first_byte + _FADE * (seconds - self.first_byte))
 
     def received(self, count: int, now: float) -> None:
         """So many bytes came, of any request."""

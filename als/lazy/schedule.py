@@ -344,9 +344,8 @@ class Scheduler:
             most = max(self._tuning.extend_min, min(most, int(self._rate)))
         extension = link.extension if want in (Want.DEMAND, Want.AHEAD) else 0
         start, end = blob.starts[first], blob.ends[first]
-        bridge = min(link.bridge, self._tuning.extend_min) if want is Want.GATE else link.bridge
-        if want is Want.BACKGROUND:
-            bridge = 0  # Nobody waits for what it would save, and all gaps together can be most of the blob.
+        # In the background nobody waits for what it would save, and all gaps together can be most of the blob.
+        bridge = {Want.GATE: link.bridge_gate, Want.PREFETCH: link.bridge_ahead, Want.BACKGROUND: 0}.get(want, link.bridge)
         least, reach = end, max(bridge, 1 << 12)
         passed: list[int] = []
         for unit in range(first + 1, len(blob.state)):

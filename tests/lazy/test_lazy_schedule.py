@@ -115,14 +115,32 @@ def test_what_is_here_is_bridged_only_where_that_is_cheaper() -> None:
     scheduler.want(KEY, [1, 2, 4, 9], Want.PREFETCH, 0.0)
     # A round trip is worth 100,000 bytes: units 2 and 3 have more.
     assert [fetch.units for fetch in scheduler.next(0.0)] == [(1,), (4,), (9,)]
-    tuning = Tuning(first_byte=0.02, rate=10e6)
-    scheduler = scheduler_of(Blob([60_000] * 20), tuning)
-    for unit in (2, 3):
-        scheduler.arrived(KEY, unit)
-    scheduler.want(KEY, [1, 4], Want.PREFETCH, 0.0)
-    (fetch,) = scheduler.next(0.0)
-    assert fetch.units == (1, 4)
-    assert fetch.length == 240_000
+    for want, first_byte, units in (
+        (Want.DEMAND, 0.02, (1, 4)),
+        # Of what is fetched ahead three requests run side by side, and share the round trip.
+        (Want.PREFETCH, 0.02, (1,)),
+        (Want.PREFETCH, 0.04, (1, 4)),
+    ):
+        tuning = Tuning(first_byte=first_byte, rate=10e6)
+        scheduler = scheduler_of(Blob([60_000] * 5), tuning)
+        for unit in (0, 2, 3):
+            scheduler.arrived(KEY, unit)
+        scheduler.want(KEY, [1, 4], want, 0.0)
+        assert scheduler.next(0.0)[0].units == units
+
+
+def test_the_way_is_as_long_as_the_shortest_answer_takes() -> None:
+    scheduler = scheduler_of(Blob([60_000] * 20), Tuning(first_byte=0.05))
+    link = scheduler.link(HOST)
+    link.began(0.02)
+    assert link.first_byte == 0.02
+    # Behind other answers' bytes.
+    for _ in range(3):
+        link.began(0.2)
+    assert link.first_byte < 0.05
+    for _ in range(100):
+        link.began(0.2)
+    assert link.first_byte > 0.19
 
 
 def test_demand_is_extended_by_what_a_round_trip_is_worth() -> None:
