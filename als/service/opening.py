@@ -176,7 +176,7 @@ class Opening:
         """Who makes a layer's image while the layer's table of contents is read; None: that is for later."""
         try:
             return self._store.image_writer(self._service.limits)
-        except AlsError as error:
+        except (AlsError, OSError) as error:
             log.info("%s: %s", self._reference, error)
             return None
 
