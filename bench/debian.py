@@ -7,19 +7,16 @@ mmdebstrap from wherever this machine has its packages, and kept.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.harness.debs import KEYRING, Unavailable, acquire_options, only_one, sources
+from tests.harness.debs import Unavailable, debootstrap, only_one
 from tests.harness.ocilayout import Layout
-from tests.harness.system import CommandFailed, run
 
 _SUITE = "bookworm"
-_PACKAGES = "python3-minimal"
-_TAG = f"{_SUITE}-{_PACKAGES}"
-_DEADLINE = 600.0
+_PACKAGE = "python3-minimal"
+_TAG = f"{_SUITE}-{_PACKAGE}"
 
 
 def debian_image(cache: Path) -> str | None:
@@ -42,13 +39,7 @@ def _make(layout: Layout) -> None:
     """
     if shutil.which("mmdebstrap") is None:
         raise Unavailable("this machine has no mmdebstrap")
-    options = [word for line in acquire_options() for word in ("--aptopt", line)]
-    command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={_PACKAGES}", *options]
-    lines = "".join(f"{line}\n" for line in sources(_SUITE)).encode()
     with tempfile.TemporaryDirectory(prefix="debian-", dir=layout.folder.parent) as folder:
         tar = Path(folder) / "root.tar"
-        try:
-            run(*command, f"--keyring={KEYRING}", _SUITE, tar, "-", data=lines, deadline=_DEADLINE)
-        except (CommandFailed, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"the packages of Debian {_SUITE} cannot be downloaded: {error}") from error
+        debootstrap(_SUITE, [_PACKAGE], tar)
         layout.add_image(_TAG, [layout.add_layer(tar.read_bytes(), "gzip-6")], {"Cmd": ["/usr/bin/python3"]})

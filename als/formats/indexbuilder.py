@@ -30,7 +30,7 @@ from als.formats.index import (
 )
 from als.model.entry import Entry, EntryType
 from als.model.limits import Limits
-from als.model.paths import clean, show
+from als.model.paths import name_of, show
 
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
@@ -123,7 +123,7 @@ class IndexBuilder:
 
     def add_plain(self, rows: PlainRows) -> bool:
         """Take entries, all of them or none: False where one is not as :meth:`add` would take it, which then says why."""
-        new = {name for path in rows.paths if (name := _name_of(path)) is not None}
+        new = {name for path in rows.paths if (name := name_of(path)) is not None}
         # Fewer: one is given twice, or is none.
         if len(new) < len(rows.paths) or not self._names.isdisjoint(new) or not self._fit(rows) or not self._follow(rows):
             return False
@@ -161,7 +161,7 @@ class IndexBuilder:
             raise LimitExceeded(f"the layer holds more than {self._limits.entries} entries", where=show(path))
         if len(path) > self._limits.path_bytes:
             raise LimitExceeded(f"a path is longer than {self._limits.path_bytes} bytes", where=show(path))
-        name = _name_of(path)
+        name = name_of(path)
         if name is None:
             raise BadImage("a name with '..' in it", where=show(path))
         if name in self._names:
@@ -358,15 +358,6 @@ class IndexBuilder:
         if not columns.unit_starts[-1] < end <= self._payload_end:
             raise BadImage("a file ends outside of the layer's data", where=show(entry.path))
         columns.unit_ends[-1] = end
-
-
-def _name_of(path: bytes) -> bytes | None:
-    """What a path names, however it is written; None: it has ``..`` in it."""
-    name = path.removeprefix(b"./").rstrip(b"/")
-    if name and name[0] not in b"./" and b"/." not in name and b"//" not in name and b"\0" not in name:
-        # As most of a large layer's are: no further look.
-        return name
-    return None if b".." in path.split(b"/") else b"/".join(clean(path))
 
 
 def _check_sizes(index: LayerIndex) -> None:

@@ -97,7 +97,7 @@ def unpack(data: bytes) -> LayerIndex:
     end = len(view) - SHA256_BYTES
     if end < 0 or view[: len(MAGIC)] != MAGIC or hashlib.sha256(view[:end]).digest() != view[end:]:
         raise _damaged("it is torn")
-    reader = _Reader(view[len(MAGIC) : end])
+    reader = Reader(view[len(MAGIC) : end])
     header = parse_object(bytes(reader.take(reader.number("<I"))), what="index file", limit=_HEADER_MAX)
     columns = Columns()
     for each in fields(Columns):
@@ -120,22 +120,35 @@ def unpack(data: bytes) -> LayerIndex:
     return index
 
 
-class _Reader:
+class Reader:
+    """Takes an index's bytes apart."""
+
     def __init__(self, view: memoryview) -> None:
         self._view = view
 
     def take(self, length: int) -> memoryview:
+        """The next bytes.
+
+        :raises BadImage: there are fewer.
+        """
         if length > len(self._view):
             raise _damaged("it ends too early")
         found, self._view = self._view[:length], self._view[length:]
         return found
 
     def number(self, form: str) -> int:
+        """The next number, of a form of struct's.
+
+        :raises BadImage: there is none.
+        """
         value = struct.unpack(form, self.take(struct.calcsize(form)))[0]
         assert isinstance(value, int)
         return value
 
     def finish(self) -> None:
+        """
+        :raises BadImage: something is left.
+        """
         if self._view:
             raise _damaged("something follows")
 
@@ -156,7 +169,7 @@ def unpack_xattrs(raw: memoryview) -> dict[int, tuple[tuple[bytes, bytes], ...]]
     :raises BadImage: it did not make that.
     """
     found: dict[int, list[tuple[bytes, bytes]]] = {}
-    reader = _Reader(raw)
+    reader = Reader(raw)
     position = 0
     while position < len(raw):
         number, name_length, length = _XATTR.unpack(reader.take(_XATTR.size))
@@ -204,19 +217,23 @@ def _check(index: LayerIndex) -> None:
         or any(number >= entries for number in (*columns.rdevs, *columns.xattrs))
     ):
         raise _damaged("columns of different lengths")
-    if (
-        max(columns.kinds, default=0) >= len(KINDS)
-        or max(columns.flags, default=0) > HAS_SHA256
-        or not text_is_whole(columns)
-        or not _rises(columns.chunk_ends, 0, chunks)
-        or max(columns.sizes, default=0) >= 1 << 63
-    ):
+    if not entries_can_be(columns) or not _rises(columns.chunk_ends, 0, chunks):
         raise _damaged("numbers out of order")
     _check_units(index)
     _check_chunks(columns)
 
 
-def text_is_whole(columns: Columns) -> bool:
+def entries_can_be(columns: Columns) -> bool:
+    """Whether entries can be made of the columns, which have as many rows each."""
+    return (
+        max(columns.kinds, default=0) < len(KINDS)
+        and max(columns.flags, default=0) <= HAS_SHA256
+        and max(columns.sizes, default=0) < 1 << 63
+        and _text_is_whole(columns)
+    )
+
+
+def _text_is_whole(columns: Columns) -> bool:
     """Paths and link targets take turns and fill the text."""
     return (
         all(map(operator.le, columns.path_ends, columns.link_ends))

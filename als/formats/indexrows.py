@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 
 from als.errors import BadImage
 from als.formats.codecs import Compression
-from als.formats.index import HAS_SHA256, KINDS, SHA256_BYTES, Columns, LayerIndex
-from als.formats.indexfile import little, pack_rdevs, pack_xattrs, text_is_whole, unpack_rdevs, unpack_xattrs
+from als.formats.index import SHA256_BYTES, Columns, LayerIndex
+from als.formats.indexfile import Reader, entries_can_be, little, pack_rdevs, pack_xattrs, unpack_rdevs, unpack_xattrs
 
 _U32 = struct.Struct("<I")
 _FIXED = ("path_ends", "link_ends", "kinds", "modes", "uids", "gids", "mtimes", "mtimes_ns", "sizes", "flags", "sha256s")
@@ -117,32 +117,15 @@ class RowReader:
 
 
 def _unpack(body: bytes) -> tuple[int, list[bytes]]:
-    if len(body) < _U32.size:
-        raise _damaged("it ends early")
-    (count,) = _U32.unpack_from(body)
-    at = _U32.size
-    slices: list[bytes] = []
-    for _ in range(_COUNT):
-        start = at + _U32.size
-        if start > len(body):
-            raise _damaged("it ends early")
-        at = start + _U32.unpack_from(body, start - _U32.size)[0]
-        if at > len(body):
-            raise _damaged("it ends early")
-        slices.append(body[start:at])
-    if at != len(body):
-        raise _damaged("something follows")
+    reader = Reader(memoryview(body))
+    count = reader.number(_U32.format)
+    slices = [bytes(reader.take(reader.number(_U32.format))) for _ in range(_COUNT)]
+    reader.finish()
     return count, slices
 
 
 def _check(columns: Columns, count: int) -> None:
-    if (
-        max(columns.kinds, default=0) >= len(KINDS)
-        or max(columns.flags, default=0) > HAS_SHA256
-        or max(columns.sizes, default=0) >= 1 << 63
-        or not text_is_whole(columns)
-        or any(not 0 <= number < count for number in (*columns.rdevs, *columns.xattrs))
-    ):
+    if not entries_can_be(columns) or any(not 0 <= number < count for number in (*columns.rdevs, *columns.xattrs)):
         raise _damaged("numbers out of order")
     if any(size and not flags for size, flags in zip(columns.sizes, columns.flags, strict=True)):
         # The digest of its chunks would be its name; such a layer is not read lazily anyway.

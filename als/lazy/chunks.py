@@ -70,7 +70,7 @@ class ChunkMap:
 
     def name(self, number: int) -> bytes:
         """The name of an entry's file."""
-        return self.index.sha256(number) or self.index.chunks_digest(number)
+        return self.index.content_name(number)
 
     def entries(self, name: bytes) -> Iterator[int]:
         """All entries with the file of this name; of one that is known by its chunks alone, only the one that stands for it."""

@@ -316,7 +316,7 @@ class _Stream:
             return
         index = self._layer.index
         sha256 = index.sha256(part.number)
-        path = self._forest + (sha256 or index.chunks_digest(part.number)).hex()
+        path = self._forest + index.content_name(part.number).hex()
         own = hashlib.sha256()
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -7,13 +7,11 @@ from als.model.builder import OPAQUE_MARKER, WHITEOUT_PREFIX
 from als.model.entry import Entry, EntryType
 from als.model.inodes import make_inode
 from als.model.limits import DEFAULT_LIMITS
-from als.model.paths import clean
+from als.model.paths import name_of
 from als.model.tree import WHITEOUT, Content, Directory, FileType, Inode, Node
 
 MAX_ENTRIES = 200_000
 """Of a layer that is looked into before its image is there: so many names are in memory in a quarter of a second."""
-_ODD = (b"", b"/", b".")
-"""How a path begins that has to be looked at twice."""
 _MAX_LINKS = 10
 """Hardlinks to hardlinks; a writer names the first of a file's names."""
 
@@ -30,11 +28,8 @@ class IndexNames:
         columns = index.columns
         text, starts = bytes(columns.text), (0, *columns.link_ends[:-1])
         ends = zip(starts, columns.path_ends, strict=False)
-        names = [text[start:end].removeprefix(b"./").rstrip(b"/") for start, end in ends]
-        # As nearly all are: no further look.
-        usual = (name[:1] not in _ODD and b"/." not in name and b"//" not in name for name in names)
-        plain = [name if as_usual else _plain(name) for name, as_usual in zip(names, usual, strict=True)]
-        self._numbers = {name: number for number, name in enumerate(plain)}
+        names = (name_of(text[start:end]) for start, end in ends)
+        self._numbers = {name: number for number, name in enumerate(names) if name is not None}
         self._folders = _parents(self._numbers)
         self._nodes: dict[bytes, Node | None] = {}
         self._paths: dict[Directory, bytes] = {}
@@ -69,16 +64,12 @@ class IndexNames:
             if entry.type is not EntryType.HARDLINK:
                 name = self._index.content_name(number) if entry.size else None
                 return make_inode(entry, DEFAULT_LIMITS, None if name is None else Content(name, self._index.sha256(number)))
-            target = self._numbers.get(_plain(entry.linkname))
+            name = name_of(entry.linkname)
+            target = self._numbers.get(name) if name is not None else None
             if target is None:
                 break
             number = target
         return None
-
-
-def _plain(path: bytes) -> bytes:
-    """A path as it is looked up."""
-    return b"/".join(clean(path)) if path else b""
 
 
 def _parents(paths: dict[bytes, int]) -> set[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import operator
 import secrets
@@ -32,6 +31,7 @@ from als.model.manifest import Descriptor
 from als.registry.settings import Settings
 from als.store.layout import Layout
 from als.store.lazyfolders import REFUSED
+from als.store.objects import file_sha256
 from als.store.refused import store_errors
 
 log = logging.getLogger("als.lazy")
@@ -57,21 +57,6 @@ class LazyStore:
         self._closed = False
         self._writing = ThreadPoolExecutor(_IMAGES_AT_ONCE, thread_name_prefix="lazy image")
         self._origins: dict[str, SharedOrigin] = {}
-
-    def create(
-        self,
-        reference: str,
-        host: str,
-        descriptor: Descriptor,
-        diff_id: Digest,
-        index: LayerIndex,
-        format_name: str,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> LazyLayer:
-        """A lazy layer that serves from now on, and can be shown: :meth:`open`, then :meth:`draw`."""
-        layer = self.open(reference, host, descriptor, diff_id, index, format_name, limits)
-        self.draw(layer, limits)
-        return layer
 
     def open(
         self,
@@ -371,5 +356,5 @@ def _has_image(folder: LazyFolder, record: LazyRecord) -> bool:
     """Whether the image is there, and what it was when it was written."""
     if not record.image_sha256 or not folder.image.exists():
         return False
-    with store_errors(folder.path), folder.image.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == record.image_sha256
+    with store_errors(folder.path):
+        return file_sha256(folder.image).hex() == record.image_sha256

@@ -33,3 +33,15 @@ def clean(path: bytes) -> list[bytes]:
         elif part and part != b".":
             parts.append(part)
     return parts
+
+
+def name_of(path: bytes) -> bytes | None:
+    """What a path names, however it is written; None: it has ``..`` in it.
+
+    :raises BadImage: as :func:`clean`.
+    """
+    name = path.removeprefix(b"./").rstrip(b"/")
+    if name and name[0] not in b"./" and b"/." not in name and b"//" not in name and b"\0" not in name:
+        # As most of a large layer's are: no further look.
+        return name
+    return None if b".." in path.split(b"/") else b"/".join(clean(path))

@@ -22,6 +22,7 @@ from als.model.forest import FOREST
 from als.model.manifest import toc_digest
 from als.store.layout import Layout
 from als.store.lazyfolders import REFUSED
+from als.store.objects import file_sha256
 
 _NAME_HEX = 64
 
@@ -37,10 +38,8 @@ def folder_faults(layout: Layout, key: str, sha256: Callable[[Path], bytes] | No
         return
     record, index = read_lazy(layout, key)
     # Without one, it is being written, or that was cut short: nobody has been shown the layer.
-    if record.image_sha256:
-        with (folder / "layer.erofs").open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record.image_sha256:
-                yield "its EROFS image is not the one that was made of its index"
+    if record.image_sha256 and file_sha256(folder / "layer.erofs").hex() != record.image_sha256:
+        yield "its EROFS image is not the one that was made of its index"
     numbers = {_name(index, number): number for number in range(len(index)) if index.size(number)}
     for path in _files(folder / "diff1" / FOREST):
         yield from _file_faults(path, index, numbers, sha256)
@@ -110,7 +109,7 @@ def _is_right(path: Path, index: LayerIndex, number: int, sha256: Callable[[Path
 
 
 def _name(index: LayerIndex, number: int) -> str:
-    return (index.sha256(number) or index.chunks_digest(number)).hex()
+    return index.content_name(number).hex()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import select
+import socket
 import struct
 from collections.abc import Callable, Iterator
 
@@ -30,6 +31,7 @@ ERROR = ord("E")
 MAX_BODY = 16 << 20
 """More than the longest run: the headers of one entry alone may have 12 MiB (als.model.limits)."""
 _HEADER = struct.Struct("<BI")
+_READ_SIZE = 1 << 18
 _WRITE_SIZE = 1 << 18
 _MAX_PARTS = 1000
 """Less than IOV_MAX (writev(2))."""
@@ -121,6 +123,26 @@ class FrameReader:
                     "a worker ended without an answer", hint="look into the log for why; it may have run out of memory"
                 )
             view = view[count:]
+
+
+def exactly(link: socket.socket, size: int) -> bytes:
+    """So many bytes that are sent beside frames.
+
+    :raises BrokenPipeError: there are fewer; who sends has lost interest.
+    """
+    data = bytearray()
+    while len(data) < size:
+        piece = link.recv(min(size - len(data), _READ_SIZE))
+        if not piece:
+            raise BrokenPipeError
+        data += piece
+    return bytes(data)
+
+
+def until_end(link: socket.socket) -> Iterator[bytes]:
+    """All that is sent until the other side has sent all."""
+    while piece := link.recv(_READ_SIZE):
+        yield piece
 
 
 def read_json(body: bytes | memoryview) -> dict[str, object]:

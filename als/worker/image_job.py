@@ -25,7 +25,7 @@ from typing import Any
 
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
-from als.errors import AlsError, BadImage, WorkerError
+from als.errors import AlsError, WorkerError
 from als.formats.indexfile import unpack
 from als.formats.indexrows import RowReader
 from als.formats.lazy import add_entries, tree_of
@@ -34,14 +34,13 @@ from als.model.limits import Limits
 from als.model.tree import Content, Tree
 from als.store.objects import write_all
 from als.store.refused import store_errors
-from als.worker.frames import END, FrameReader, FrameWriter
+from als.worker.frames import END, FrameReader, FrameWriter, exactly, until_end
 
 ROWS = ord("r")
 """A run of rows (als.formats.indexrows)."""
 NEED = ord("N")
 """The image is not made yet: the index is needed."""
 DIGEST_BYTES = 32
-_READ_SIZE = 1 << 20
 _NICE = -5
 
 
@@ -59,11 +58,11 @@ def run(params: Mapping[str, Any], fds: Sequence[int]) -> None:
         out = FrameWriter(link.fileno())
         try:
             made = _of_rows(rows, image, limits, where)
-            digest = _exactly(link, DIGEST_BYTES)
+            digest = exactly(link, DIGEST_BYTES)
             if made is None or made.digest != digest:
                 out.write(NEED)
                 out.flush()
-                index = unpack(b"".join(iter(lambda: link.recv(_READ_SIZE), b"")))
+                index = unpack(b"".join(until_end(link)))
                 made = _Made(digest, _write(tree_of(index, limits), image, where))
             out.write_json(END, {"sha256": made.sha256})
         except AlsError as error:
@@ -124,13 +123,3 @@ class _Hashed:
     def write(self, data: bytes, /) -> None:
         self.sha256.update(data)
         write_all(self._fd, data)
-
-
-def _exactly(link: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = link.recv(size - len(data))
-        if not piece:
-            raise BadImage("the request ends early")
-        data += piece
-    return data

@@ -20,7 +20,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,13 +33,12 @@ from als.formats.lazy import BlobRange, FoundToc, IndexedFormat, Request
 from als.model.digest import Digest
 from als.model.limits import Limits
 from als.model.manifest import Descriptor
-from als.worker.frames import DATA, END, FrameWriter
+from als.worker.frames import DATA, END, FrameWriter, exactly, until_end
 from als.worker.image_job import ROWS
 
 ASK = ord("A")
 FOUND = ord("F")
 LENGTH = struct.Struct("<Q")
-_READ_SIZE = 1 << 18
 _PIECE = 1 << 20
 _RUN_ENTRIES = 1000
 """So many at least are sent at once: some hundred kilobytes."""
@@ -112,7 +111,7 @@ class TocJobs:
 
     def _index(self, request: TocRequest, found: FoundToc, link: socket.socket, out: FrameWriter, rows: _Rows | None) -> None:
         watch = unwatched if rows is None else rows.grown
-        index = self._formats[request.format].parse(_until_end(link), request.layer, found, request.limits, watch)
+        index = self._formats[request.format].parse(until_end(link), request.layer, found, request.limits, watch)
         if rows is not None:
             rows.finish(index.columns)
         for piece in pack(index):
@@ -212,20 +211,5 @@ def _ask(request: Request) -> dict[str, object]:
 
 
 def _answer(link: socket.socket) -> bytes:
-    (length,) = LENGTH.unpack(_exactly(link, LENGTH.size))
-    return _exactly(link, length)
-
-
-def _exactly(link: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = link.recv(min(size - len(data), _READ_SIZE))
-        if not piece:
-            raise BrokenPipeError
-        data += piece
-    return bytes(data)
-
-
-def _until_end(link: socket.socket) -> Iterator[bytes]:
-    while piece := link.recv(_READ_SIZE):
-        yield piece
+    (length,) = LENGTH.unpack(exactly(link, LENGTH.size))
+    return exactly(link, length)

@@ -26,6 +26,7 @@ _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 _INTERPRETERS = ("usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2")
 _LOCK_DEADLINE = 600.0
 _DOWNLOAD_DEADLINE = 300.0
+_DEBOOTSTRAP_DEADLINE = 900.0
 
 
 class Unavailable(Exception):
@@ -114,6 +115,20 @@ def sources(suite: str) -> list[str]:
 def acquire_options() -> list[str]:
     """The machine's way to its mirror (proxy, certificates, retries) as lines of apt.conf, but none of its hooks."""
     return [line for line in run("apt-config", "dump").stdout.decode().splitlines() if line.startswith("Acquire::")]
+
+
+def debootstrap(suite: str, packages: Sequence[str], target: Path, *options: str) -> None:
+    """A suite's smallest system with some packages, installed by mmdebstrap into a new folder or ``.tar``.
+
+    :raises Unavailable: they cannot be downloaded. Not a reason that CI accepts.
+    """
+    own = [word for line in acquire_options() for word in ("--aptopt", line)]
+    command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={','.join(packages)}", *own, *options]
+    lines = "".join(f"{line}\n" for line in sources(suite)).encode()
+    try:
+        run(*command, f"--keyring={KEYRING}", suite, target, "-", data=lines, deadline=_DEBOOTSTRAP_DEADLINE)
+    except (CommandFailed, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"the packages of Debian {suite} cannot be downloaded: {error}") from error
 
 
 def unpack(suite: str, packages: Sequence[str], root: Path) -> None:

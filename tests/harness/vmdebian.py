@@ -7,11 +7,10 @@ system has the verity feature. What a machine is to do comes through a folder of
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.harness.debs import KEYRING, Unavailable, acquire_options, sources
-from tests.harness.system import CommandFailed, run
+from tests.harness.debs import debootstrap
+from tests.harness.system import run
 
 USER = "user"
 """A user with subordinate IDs and a running systemd of his own (uid 1000)."""
@@ -83,15 +82,9 @@ def debian_disk(suite: str, modules: Path, release: str, folder: Path) -> Path:
     :raises Unavailable: the packages cannot be downloaded. Not a reason that CI accepts.
     """
     root, image = folder / "root", folder / "disk.img"
-    options = [word for line in acquire_options() for word in ("--aptopt", line)]
-    base = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={','.join(PACKAGES.split())}"]
     # The documentation is half of the files.
     paths = ["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/info/*"]
-    excluded = [f"--dpkgopt=path-exclude={path}" for path in paths]
-    try:
-        run(*base, *options, *excluded, f"--keyring={KEYRING}", suite, root, "-", data=_lines(suite), deadline=_DEADLINE)
-    except (CommandFailed, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"the packages of Debian {suite} cannot be downloaded: {error}") from error
+    debootstrap(suite, PACKAGES.split(), root, *(f"--dpkgopt=path-exclude={path}" for path in paths))
     shutil.copytree(modules / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release, symlinks=True)
     _set_up(root)
     run("truncate", "-s", _SIZE, image)
@@ -112,10 +105,6 @@ def debian_disk(suite: str, modules: Path, release: str, folder: Path) -> Path:
         deadline=_DEADLINE,
     )
     return image
-
-
-def _lines(suite: str) -> bytes:
-    return "".join(f"{line}\n" for line in sources(suite)).encode()
 
 
 def _set_up(root: Path) -> None:

@@ -92,7 +92,7 @@ class Site:
 
     def layer(self, registry: FaultyRegistry | str, sample: Sample, name: str = "img:1") -> LazyLayer:
         self.address = registry if isinstance(registry, str) else registry.address
-        return self.lazy.create(
+        layer = self.lazy.open(
             f"{self.address}/{name}",
             self.address,
             sample.descriptor,
@@ -100,6 +100,8 @@ class Site:
             index_of(sample),
             "estargz",
         )
+        self.lazy.draw(layer)
+        return layer
 
     def wait(self, condition: Callable[[], bool], what: str = "what was waited for") -> None:
         wait_until(condition, what, TIMEOUT)
