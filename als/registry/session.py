@@ -28,6 +28,8 @@ T = TypeVar("T")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
 _REFUSED = (401, 403)
+_GREETING_SECONDS = 1.0
+"""The longest wait for the answer to a greeting."""
 
 
 @dataclass(slots=True)
@@ -133,16 +135,29 @@ class Session:
         """A request to the endpoint itself, over the scheme that it speaks."""
         if self._scheme:
             return self._follow(f"{self._scheme}://{self.endpoint.host}{path}", headers, authorization, deadline)
+        plain = threading.Thread(target=self._greet_plain, args=(deadline,), daemon=True)
+        plain.start()
         try:
             # Nothing is authorized before the scheme is known, so that no password goes out in the clear needlessly.
             answer = self._follow(f"https://{self.endpoint.host}{path}", headers, authorization, deadline)
             scheme = "https"
         except RegistryError:
+            plain.join(_GREETING_SECONDS)
             answer = self._follow(f"http://{self.endpoint.host}{path}", headers, authorization, deadline)
             scheme = "http"
         with self._lock:
             self._scheme = self._scheme or scheme
         return answer
+
+    def _greet_plain(self, deadline: Deadline) -> None:
+        """Have a connection without TLS ready in case that it is needed: a round trip less for registries that have no other.
+        It says nothing but that somebody asks a registry; HEAD, so that no body has to be waited for."""
+        try:
+            trust = Trust(self.endpoint.tls, self.endpoint.insecure, identify=False)
+            discard(self._transport.send("HEAD", f"http://{self.endpoint.host}/v2/", {}, trust, deadline))
+        except (RegistryError, RegistryUnavailable):
+            # Who needs it will see for himself.
+            return
 
     def _follow(self, url: str, headers: Mapping[str, str], authorization: str | None, deadline: Deadline) -> Answer:
         first = origin(url)

@@ -41,10 +41,14 @@ class RegistryServer:
         """What it has written so far, its access log included."""
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
 
-    def requests(self) -> list[tuple[str, str, int]]:
-        """Method, path and status of each request that it has answered, from its access log."""
+    def requests(self, *, greetings: bool = False) -> list[tuple[str, str, int]]:
+        """Method, path and status of each request that it has answered, from its access log.
+
+        :param greetings: also those by which als makes a connection that it may need (:mod:`als.registry.session`).
+        """
         found = re.findall(r'"([A-Z]+) (\S+) HTTP/[\d.]+" (\d+)', self.log)
-        return [(method, path, int(status)) for method, path, status in found]
+        every = [(method, path, int(status)) for method, path, status in found]
+        return [each for each in every if greetings or each[:2] != ("HEAD", "/v2/")]
 
     def start(self) -> Self:
         """Start it on a free port and wait until it listens."""

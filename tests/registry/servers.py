@@ -32,6 +32,8 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes = b""
+    port: int = 0
+    """The client's, by which a connection can be told from another."""
 
     @property
     def text(self) -> str:
@@ -58,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, body, self.client_address[1])
         with self.server.lock:
             self.server.seen.append(request)
             reply = self.server.respond(request)
@@ -81,6 +84,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = _answer
 
+    def do_HEAD(self) -> None:
+        """A greeting; whatever else is asked for, is asked for with another method."""
+        with self.server.lock:
+            self.server.greeted.append(self.client_address[1])
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+
     def log_message(self, *_: object, **__: object) -> None:
         """Nothing: `seen` is the log."""
 
@@ -93,6 +104,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.respond = respond
         self.seen: list[Request] = []
+        self.greeted: list[int] = []
         self.lock = threading.Lock()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -123,9 +135,15 @@ class HttpServer:
 
     @property
     def seen(self) -> list[Request]:
-        """Every request so far."""
+        """Every request so far, without greetings."""
         with self._server.lock:
             return list(self._server.seen)
+
+    @property
+    def greeted(self) -> list[int]:
+        """The ports of clients that asked with HEAD, which only makes a connection."""
+        with self._server.lock:
+            return list(self._server.greeted)
 
     def endpoint(self, repository: str = "team/app") -> Endpoint:
         """An endpoint over plain HTTP."""
