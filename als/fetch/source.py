@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -137,7 +138,7 @@ class LocalImages:
 
 
 class RegistryImages:
-    """A repository of a registry, through a fetch worker.
+    """A repository of a registry, through a fetch worker; that is started with the first request.
 
     :param stall: seconds without a byte after which a request is given up.
     :param given_up: asked while no byte comes; True: nobody waits for any.
@@ -158,9 +159,12 @@ class RegistryImages:
         self._counters = counters or NotCounted()
         self._given_up = given_up
         self._stall = stall
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._worker: Worker = workers.fetch(params, theirs.fileno())
+        self._workers = workers
+        self._params = params
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._closed = False
+        self._requests, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def manifest(self, name: str) -> RawManifest:
         media_type = ""
@@ -201,14 +205,22 @@ class RegistryImages:
         return bytes(data)
 
     def close(self) -> None:
-        self._requests.close()
-        self._worker.kill()
+        with self._lock:
+            self._closed = True
+            self._requests.close()
+            self._theirs.close()
+            if self._worker is not None:
+                self._worker.kill()
 
     def begin(self, request: dict[str, object]) -> socket.socket:
         """Make a request to the worker; the socket on which it answers in frames is the caller's.
 
-        :raises WorkerError: the worker has ended.
+        :raises WorkerError: the worker has ended, or cannot be started.
         """
+        with self._lock:
+            if self._worker is None and not self._closed:
+                self._worker = self._workers.fetch(self._params, self._theirs.fileno())
+                self._theirs.close()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
