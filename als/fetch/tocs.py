@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 from als.erofs.profile import LAYER
 from als.erofs.reader import read_image_file
-from als.errors import BadImage, LimitExceeded, NotFound, Unsupported, WorkerError
+from als.errors import AlsError, BadImage, LimitExceeded, NotFound, Unsupported, WorkerError
 from als.fetch.source import ImageSource
 from als.fetch.tocmatch import difference
 from als.fetch.workerlink import WorkerLink
@@ -26,7 +27,7 @@ from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.estargz.external import toc_layer, toc_tag
 from als.formats.index import LayerIndex
 from als.formats.indexfile import unpack
-from als.formats.lazy import TocDigests, check_toc, other_toc, tree_of
+from als.formats.lazy import BlobRange, IndexedFormat, TocDigests, check_toc, other_toc, tree_of
 from als.model.digest import Digest, Hasher
 from als.model.limits import DEFAULT_LIMITS, Limits
 from als.model.manifest import STARGZ_TOC, Descriptor, Manifest, parse_manifest, toc_digest
@@ -83,6 +84,46 @@ class TailKept:
         """The source is not this one's to close."""
 
 
+class Asked:
+    """A source of which one range was asked for beforehand.
+
+    :param answer: the bytes of `asked` within the blob; its errors are those of :meth:`ImageSource.read_at`.
+    """
+
+    def __init__(self, source: ImageSource, layer: Descriptor, asked: BlobRange, answer: Future[bytes]) -> None:
+        self._source = source
+        self._layer = layer
+        self._asked = asked
+        self._answer = answer
+
+    def manifest(self, name: str) -> RawManifest:
+        return self._source.manifest(name)
+
+    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+        return self._source.blob(descriptor)
+
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        if (descriptor.digest, BlobRange(offset, length)) == (self._layer.digest, self._asked):
+            return self._answer.result()
+        return self._source.read_at(descriptor, offset, length)
+
+    def close(self) -> None:
+        """The source is not this one's to close."""
+
+
+def first_range(layer: Descriptor, wanted: IndexedFormat, limits: Limits) -> BlobRange | None:
+    """What a finder will ask for first, as far as that is told by the manifest alone: so nobody has to wait for the finder.
+
+    :param wanted: the layer's format.
+    :returns: None where it is no range of the blob, or the finder will refuse the layer.
+    """
+    try:
+        request = next(wanted.find(layer, limits))
+    except AlsError:
+        return None
+    return request if isinstance(request, BlobRange) else None
+
+
 def check_layer(
     source: ImageSource,
     layer: Descriptor,
@@ -134,7 +175,7 @@ def read_index(
     where = str(layer.digest)
     request = TocRequest(wanted.name, layer, limits).to_json()
     with WorkerLink(lambda fd: workers.find_toc(request, fd), stall, where) as finder:
-        found = _Asked(source, layer, digests, tag, limits).serve(finder)
+        found = _Answers(source, layer, digests, tag, limits).serve(finder)
         with WorkerLink(lambda fd: workers.index_toc({**request, "found": found}, fd, rows()), stall, where) as indexer:
             _pass_on(finder, indexer, digests, layer, limits)
             data = b"".join(indexer.data(_INDEX_MAX))
@@ -159,7 +200,7 @@ def _pass_on(finder: WorkerLink, indexer: WorkerLink, digests: TocDigests, layer
     indexer.end_of_input()
 
 
-class _Asked:
+class _Answers:
     """Answers the questions of a finder."""
 
     def __init__(self, source: ImageSource, layer: Descriptor, digests: TocDigests, tag: str, limits: Limits) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from als.errors import Abandoned, AlsError, StoreFull
 from als.fetch.progress import Progress
 from als.fetch.source import ImageSource
-from als.fetch.tocs import read_index
+from als.fetch.tocs import Asked, first_range, read_index
 from als.formats.discovery import find_indexed, indexed_format_of
 from als.formats.index import LayerIndex
 from als.lazy.drawing import ImageWriter
@@ -40,6 +40,8 @@ _WARM = 4
 """Connections that are there when the first bytes are wanted: as many requests as are made then, hardly more."""
 _AT_ONCE = 16
 """Tables of contents that are read at once for one image."""
+_THREADS = 2 * _AT_ONCE
+"""For these, and for what is asked for before them."""
 
 
 class Opening:
@@ -87,7 +89,8 @@ class Opening:
             and any(store.takes_lazy for store in service.publishing)
         )
         self._formats = find_indexed()
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toc")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="toc")
+        self._asked: dict[Descriptor, Asked] = {}
         self._writers: dict[Descriptor, Future[ImageWriter | None]] = {}
         self._indexes: dict[Descriptor, Future[LayerIndex | None]] = {}
 
@@ -112,12 +115,13 @@ class Opening:
         self._near = near
         held = self._held.blobs()
         missing = [layer for layer in manifest.layers if layer.digest not in held]
-        for layer in missing:
-            if self._find(layer, None) is None and self._pays(layer, len(missing)):
-                if not self._indexes:
-                    for _ in range(_WARM):
-                        self._pool.submit(self._warm, layer)
-                self._read(layer)
+        wanted = [layer for layer in missing if self._find(layer, None) is None and self._pays(layer, len(missing))]
+        for layer in wanted[:_AT_ONCE]:
+            self._ask(layer, near)
+        for layer in wanted[:1] * _WARM:
+            self._pool.submit(self._warm, layer)
+        for layer in wanted:
+            self._read(layer)
 
     def finish(self, image: ImageRecord, progress: Progress) -> dict[Digest, LazyLayer]:
         """Those layers of the image, by DiffID, that can be shown now, before they are here; the others are to be fetched
@@ -166,6 +170,15 @@ class Opening:
             log.info("%s %s: %s", self._reference, layer.digest, verdict)
         return verdict.pays
 
+    def _ask(self, layer: Descriptor, near: ImageSource) -> None:
+        """Have the first bytes of a table of contents come. Everything waits for them, so they are asked for before all else:
+        before the configuration takes the connection that is open already, and before there is a worker that asks for them."""
+        wanted = indexed_format_of(self._formats, layer.media_type, layer.annotations)
+        first = None if wanted is None else first_range(layer, wanted, self._service.limits)
+        if first is not None:
+            answer = self._pool.submit(near.read_at, layer, first.offset, first.length)
+            self._asked[layer] = Asked(near, layer, first, answer)
+
     def _read(self, layer: Descriptor) -> None:
         if layer not in self._indexes:
             if len(self._writers) < _AT_ONCE:
@@ -194,7 +207,7 @@ class Opening:
         service, reference = self._service, self._reference
         try:
             return read_index(
-                self._near or self._origin(),
+                self._asked.get(layer) or self._near or self._origin(),
                 layer,
                 service.workers,
                 tag=reference.tag or "",

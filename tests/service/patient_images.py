@@ -11,6 +11,7 @@ from typing import Any
 
 from als.worker import fetch_job, image_job, inflate_job
 from als.worker.__main__ import main
+from als.worker.parse_job import ParseJob
 from als.worker.toc_job import TocJobs
 
 LET = "ALS_TEST_LET"
@@ -26,4 +27,4 @@ def patiently(params: Mapping[str, Any], fds: Sequence[int]) -> None:
 if __name__ == "__main__":
     tocs = TocJobs()
     jobs = {"fetch": fetch_job.run, "inflate": inflate_job.run, "find toc": tocs.find, "index toc": tocs.index}
-    main(int(sys.argv[1]), sys.argv[2], {**jobs, "image": patiently})
+    main(int(sys.argv[1]), sys.argv[2], {**jobs, "parse": ParseJob(), "image": patiently})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from als.config import Config
-from als.errors import AlsError
+from als.errors import AlsError, RegistryUnavailable
+from als.fetch.source import ImageSource
 from als.model.forest import FOREST
-from als.model.manifest import toc_digest
+from als.model.manifest import Descriptor, toc_digest
 from als.model.reference import parse_reference
+from als.registry.source import RawManifest
 from als.service import Service
 from als.service.lazily import Lazies
 from als.service.recovery import recover
@@ -22,6 +26,7 @@ from als.worker.client import Workers
 from tests.formats.tocbuilder import estargz, file, folder
 from tests.harness.ocilayout import Layout
 from tests.harness.podman import insecure_registries
+from tests.harness.policy import ExpectedLogs
 from tests.harness.registry import RegistryServer
 from tests.harness.system import run, unmount_below, wait_until
 from tests.lazily.images import stored
@@ -32,6 +37,9 @@ from tests.service.patient_images import LET
 
 PROGRAM = elf()
 SAMPLE = estargz([folder("bin"), file("bin/x", PROGRAM, mode=0o755), file("large", noise(400_000, 1))], 100_000)
+
+TAIL = 64 << 10
+"""What is asked for of a small blob."""
 
 
 @pytest.fixture
@@ -100,6 +108,66 @@ def test_bytes_come_while_the_image_is_written(service: Service, image: Lazy, le
     assert lazies.key_of(descriptor, image.diff_ids[0]) == layer.key
     assert set(service.composefs.published()) == set(image.toc_chain)
     assert list(service.layout.tmp.iterdir()) == []
+
+
+@dataclass
+class Near:
+    """A repository that says what was asked of it, in which order."""
+
+    source: ImageSource
+    asked: list[str] = field(default_factory=list)
+    error: AlsError | None = None
+    """Of ranges."""
+
+    def manifest(self, name: str) -> RawManifest:
+        return self.source.manifest(name)
+
+    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+        self.asked.append("blob")
+        return self.source.blob(descriptor)
+
+    def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        self.asked.append(f"{offset}+{length}")
+        if self.error is not None:
+            raise self.error
+        return self.source.read_at(descriptor, offset, length)
+
+    def close(self) -> None:
+        """The source is the test's."""
+
+
+@pytest.fixture
+def near(service: Service, image: Lazy) -> Iterator[Near]:
+    with contextlib.closing(service.puller.repository(parse_reference(image.reference))) as source:
+        yield Near(source)
+
+
+def test_the_table_of_contents_is_asked_for_first_and_once(service: Service, image: Lazy, let: Path, near: Near) -> None:
+    lazies = service.lazies
+    assert lazies is not None
+    wanted = {"has": image.tocs[0], "lazily": True, "near": near}
+    pull = threading.Thread(target=service.pull, args=(parse_reference(image.reference),), kwargs=wanted)
+    pull.start()
+    wait_until(lambda: bool(lazies.layers()), "a layer that is being opened")
+    (layer,) = lazies.layers()
+    (service.layout.lazy_files / layer.key / FOREST).mkdir(parents=True)
+    let.touch()
+    pull.join(20)
+    assert not pull.is_alive()
+    size = layer.blob_size
+    assert near.asked == [f"{size - TAIL}+{TAIL}", "blob"]
+
+
+def test_a_table_of_contents_that_does_not_come(
+    service: Service, image: Lazy, let: Path, near: Near, expect_log: ExpectedLogs
+) -> None:
+    let.touch()
+    expect_log("a layer is fetched whole: there: no answer")
+    near.error = RegistryUnavailable("no answer", where="there")
+    assert service.lazies is not None
+    service.pull(parse_reference(image.reference), has=image.tocs[0], lazily=True, near=near)
+    assert service.lazies.layers() == []
+    assert service.layers.has(image.diff_ids[0])
 
 
 def test_als_is_stopped_while_images_are_written(service: Service, image: Lazy) -> None:
