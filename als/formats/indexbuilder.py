@@ -30,7 +30,7 @@ from als.formats.index import (
 )
 from als.model.entry import Entry, EntryType
 from als.model.limits import Limits
-from als.model.paths import name_of, show
+from als.model.paths import name_of, names_of, show
 
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
@@ -123,7 +123,10 @@ class IndexBuilder:
 
     def add_plain(self, rows: PlainRows) -> bool:
         """Take entries, all of them or none: False where one is not as :meth:`add` would take it, which then says why."""
-        new = {name for path in rows.paths if (name := name_of(path)) is not None}
+        try:
+            new = {name for name in names_of(rows.paths) if name is not None}
+        except BadImage:
+            return False
         # Fewer: one is given twice, or is none.
         if len(new) < len(rows.paths) or not self._names.isdisjoint(new) or not self._fit(rows) or not self._follow(rows):
             return False

@@ -19,7 +19,7 @@ import sys
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from itertools import islice
+from itertools import compress, islice
 
 from als.errors import BadImage
 from als.formats.codecs import Compression
@@ -33,6 +33,7 @@ _HEADER_MAX = 1 << 16
 _RDEV = struct.Struct("<III")
 _XATTR = struct.Struct("<III")
 _FILE = KINDS.index(EntryType.FILE)
+_MANY = (1).__lt__
 
 
 def pack(index: LayerIndex) -> Iterator[bytes]:
@@ -277,17 +278,24 @@ def _check_chunks(columns: Columns) -> None:
         raise _damaged("chunks out of order")
     if not {HAS_SHA256, HOLE}.issuperset(columns.chunk_flags):
         raise _damaged("chunks without digests")
-    first = 0
-    for number, (size, last) in enumerate(zip(columns.sizes, columns.chunk_ends, strict=True)):
-        if (first < last) != (size > 0) or (size and columns.kinds[number] != _FILE):
-            raise _damaged("a file without chunks")
-        if first < last and (columns.chunk_offsets[first] or columns.chunk_offsets[last - 1] >= size):
+    starts = [0, *columns.chunk_ends[:-1]]
+    counts = list(map(operator.sub, columns.chunk_ends, starts))
+    if list(map(bool, counts)) != list(map(bool, columns.sizes)) or set(compress(columns.kinds, counts)) - {_FILE}:
+        raise _damaged("a file without chunks")
+    offsets = columns.chunk_offsets
+    # Of a million files most have one chunk.
+    if any(map(offsets.__getitem__, compress(starts, counts))):
+        raise _damaged("chunks that do not fill their file")
+    for number in compress(range(len(counts)), map(_MANY, counts)):
+        first, last = starts[number], columns.chunk_ends[number]
+        if offsets[last - 1] >= columns.sizes[number]:
             raise _damaged("chunks that do not fill their file")
-        for row in range(first + 1, last):
-            if columns.chunk_offsets[row - 1] >= columns.chunk_offsets[row]:
-                raise _damaged("chunks that overlap")
-        first = last
-    _check_inner(columns)
+        if any(map(operator.ge, offsets[first : last - 1], offsets[first + 1 : last])):
+            raise _damaged("chunks that overlap")
+    if max(columns.chunk_inner, default=0) >= 1 << 63:
+        raise _damaged("chunks that overlap in their unit")
+    if len(used) > units:
+        _check_inner(columns)
 
 
 def _check_inner(columns: Columns) -> None:
@@ -299,7 +307,7 @@ def _check_inner(columns: Columns) -> None:
         while row >= last:
             number, last = number + 1, next(ends)
         stop = columns.sizes[number] if row + 1 == last else columns.chunk_offsets[row + 1]
-        if begins >= 1 << 63 or (of_unit == unit and begins < inner):
+        if of_unit == unit and begins < inner:
             raise _damaged("chunks that overlap in their unit")
         unit, inner = of_unit, begins + stop - columns.chunk_offsets[row]
 

@@ -6,11 +6,12 @@ A *file* in what follows is a content, known by its name in the forest (als.mode
 
 from __future__ import annotations
 
+import operator
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, islice
 from struct import Struct
 
 from als.formats.index import HAS_SHA256, HOLE, SHA256_BYTES, Chunk, LayerIndex
@@ -39,21 +40,21 @@ class ChunkMap:
         self._here = bytearray(len(columns.chunk_offsets))
         self._whole = bytearray(len(index))
         """1: the file is here; 2: another entry stands for it."""
-        with_content = [number for number, size in enumerate(columns.sizes) if size]
+        with_content = list(compress(range(len(index)), columns.sizes))
         digests = [digest for (digest,) in _SHA256.iter_unpack(columns.sha256s)]
-        named = (number for number in with_content if columns.flags[number] & HAS_SHA256)
+        unnamed = [number for number in with_content if not columns.flags[number] & HAS_SHA256]
+        named = with_content if not unnamed else (number for number in with_content if columns.flags[number] & HAS_SHA256)
         # Not a dict: of a million files it would take a hundred megabytes more.
         self._sorted = array("I", sorted(named, key=digests.__getitem__))
-        for number, other in pairwise(self._sorted):
-            if digests[number] == digests[other]:
-                self._whole[other] = 2
+        ordered = list(map(digests.__getitem__, self._sorted))
+        for at in compress(range(1, len(ordered)), map(operator.eq, ordered, islice(ordered, 1, None))):
+            self._whole[self._sorted[at]] = 2
         self._unnamed: dict[bytes, int] = {}
-        for number in with_content:
-            if not columns.flags[number] & HAS_SHA256:
-                name = index.chunks_digest(number)
-                if name in self._unnamed:
-                    self._whole[self._unnamed[name]] = 2
-                self._unnamed[name] = number
+        for number in unnamed:
+            name = index.chunks_digest(number)
+            if name in self._unnamed:
+                self._whole[self._unnamed[name]] = 2
+            self._unnamed[name] = number
         self._needs = bytearray(index.units)
         self._left = 0
         self._count()
@@ -191,21 +192,23 @@ class ChunkMap:
 
     def _count(self) -> None:
         columns, needs = self.index.columns, self._needs
-        flags, units = columns.chunk_flags, columns.chunk_units
-        self._files = self._chunks = self._bytes = self._chunks_here = self._bytes_here = 0
-        start = 0
-        for number, (size, stop) in enumerate(zip(columns.sizes, columns.chunk_ends, strict=True)):
-            if size and self._whole[number] != 2:
-                self._files += 1
-                self._bytes += size
-                self._chunks += stop - start
-                for row in range(start, stop):
-                    if flags[row] & HOLE:
-                        self._take(number, row)
-                    else:
-                        needs[units[row]] = 1
-            start = stop
+        absent = bytearray(map(HOLE.__ne__, columns.chunk_flags))
+        self._files = sum(map(bool, columns.sizes))
+        self._bytes = sum(columns.sizes)
+        self._chunks = len(absent)
+        self._chunks_here = self._bytes_here = 0
+        stands = bytearray(b"\1") * len(absent)
+        for number in compress(range(len(self._whole)), self._whole):
+            rows = self.rows(number)
+            self._files -= 1
+            self._bytes -= columns.sizes[number]
+            self._chunks -= len(rows)
+            stands[rows.start : rows.stop] = bytes(len(rows))
         self._left = self._files
+        for row in compress(range(len(absent)), map(operator.gt, stands, absent)):
+            self._take(bisect_right(columns.chunk_ends, row), row)
+        for unit in compress(columns.chunk_units, map(operator.and_, stands, absent)):
+            needs[unit] = 1
 
     def _take(self, number: int, row: int, *, here: bool = True) -> None:
         columns = self.index.columns

@@ -7,7 +7,7 @@ from als.model.builder import OPAQUE_MARKER, WHITEOUT_PREFIX
 from als.model.entry import Entry, EntryType
 from als.model.inodes import make_inode
 from als.model.limits import DEFAULT_LIMITS
-from als.model.paths import name_of
+from als.model.paths import name_of, names_of
 from als.model.tree import WHITEOUT, Content, Directory, FileType, Inode, Node
 
 MAX_ENTRIES = 200_000
@@ -28,7 +28,7 @@ class IndexNames:
         columns = index.columns
         text, starts = bytes(columns.text), (0, *columns.link_ends[:-1])
         ends = zip(starts, columns.path_ends, strict=False)
-        names = (name_of(text[start:end]) for start, end in ends)
+        names = names_of([text[start:end] for start, end in ends])
         self._numbers = {name: number for number, name in enumerate(names) if name is not None}
         self._folders = _parents(self._numbers)
         self._nodes: dict[bytes, Node | None] = {}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from als.errors import BadImage
+
+_TOGETHER = 64
+"""Names of which one that is written unusually makes the others take the long way."""
 
 
 def show(path: bytes) -> str:
@@ -45,3 +50,18 @@ def name_of(path: bytes) -> bytes | None:
         # As most of a large layer's are: no further look.
         return name
     return None if b".." in path.split(b"/") else b"/".join(clean(path))
+
+
+def names_of(paths: Sequence[bytes]) -> list[bytes | None]:
+    """:func:`name_of` of many; takes less time.
+
+    :raises BadImage: as :func:`clean`.
+    """
+    names: list[bytes | None] = []
+    for start in range(0, len(paths), _TOGETHER):
+        some = paths[start : start + _TOGETHER]
+        found = [path.removeprefix(b"./").rstrip(b"/") for path in some]
+        text = b"/%b/x" % b"/".join(found)
+        plain = b"//" not in text and b"/." not in text and b"\0" not in text
+        names += found if plain else map(name_of, some)
+    return names

@@ -1,8 +1,8 @@
 """A JSON object with one long array, read while it is decompressed.
 
 The table of contents of a million files is 400 MB of JSON, and several GB as Python objects. So the text passes through a
-window, and the array's elements come out one by one. What :mod:`als.model.document` refuses is refused here too: fields given
-twice, numbers that are none, deep nesting, text that is no UTF-8.
+window, and the array's elements come out a batch at a time. What :mod:`als.model.document` refuses is refused here too:
+fields given twice, numbers that are none, deep nesting, text that is no UTF-8.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from typing import NoReturn
 from als.errors import BadImage, LimitExceeded
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_Object = dict[str, object]
 _LEAST = 1 << 16
 """Characters to have before another try to read a value that the window ends within."""
+_MANY = 1 << 16
+"""Characters of elements that are read together at most."""
 
 
 class ArrayDocument:
     """Reads one document; used once.
 
     :param pieces: the UTF-8 text.
-    :param array: name of the field whose elements :meth:`elements` gives; each must be an object.
+    :param array: name of the field whose elements :meth:`batches` gives; each must be an object.
     :param value_max: characters of the longest value, an element of the array or another field's whole.
     """
 
@@ -34,14 +37,18 @@ class ArrayDocument:
         self._value_max = value_max
         self._utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self._decode = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constant).raw_decode
+        # Calls nothing of Python's own. A JSON array is a list, so that an object can be told by its type.
+        self._decode_many = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_no_constant).raw_decode
         self._text = ""
         self._at = 0
         self._ended = False
-        self.fields: dict[str, object] = {}
+        self._singly = 0
+        """Up to here, elements cannot be read together."""
+        self.fields: _Object = {}
         """The other fields, as far as they have been read: all of them once the elements are exhausted."""
 
-    def elements(self) -> Iterator[dict[str, object]]:
-        """The elements of the array; the whole document has been read when they end.
+    def batches(self) -> Iterator[list[_Object]]:
+        """The elements of the array, some at a time; the whole document has been read when they end.
 
         :raises BadImage: the document is malformed.
         :raises LimitExceeded: a value is too long.
@@ -65,7 +72,7 @@ class ArrayDocument:
         if self._peek():
             _fail("something follows the document")
 
-    def _elements(self) -> Iterator[dict[str, object]]:
+    def _elements(self) -> Iterator[list[_Object]]:
         if self._peek() != "[":
             if self._value() is not None:
                 _fail(f"the field {self._array!r} is not an array")
@@ -74,16 +81,44 @@ class ArrayDocument:
         if self._peek() == "]":
             self._expect("]")
             return
-        while True:
+        separator = ","
+        while separator == ",":
+            batch = self._many()
+            if batch:
+                yield batch
+                continue
             element = self._value()
             if not isinstance(element, dict):
                 _fail(f"an element of {self._array!r} is not an object")
-            yield element
-            # As a writer puts it, without a space before the comma; whatever else there is takes the long way.
-            if self._text.startswith(",", self._at):
-                self._at += 1
-            elif self._expect(",]") == "]":
-                return
+            yield [element]
+            separator = self._expect(",]")
+
+    def _many(self) -> list[_Object]:
+        """Some elements that the window has whole, and the comma behind the last one; none: the next one is to be read alone.
+
+        One by one, each costs some calls. Where the last one ends is guessed: that is right if what is before it can be read,
+        because of one text there is only one reading. What cannot, or has objects within objects, is left to those who read it
+        one by one, and say what is wrong.
+        """
+        if self._at < self._singly:
+            return []
+        most = min(self._at + min(_MANY, self._value_max), len(self._text))
+        end = self._text.rfind("},", self._at, most) + 1
+        self._singly = end or most
+        if not end:
+            return []
+        text = f"[{self._text[self._at : end]}]"
+        try:
+            pairs, read = self._decode_many(text)
+        except (ValueError, RecursionError, BadImage):
+            return []
+        if read < len(text) or set(map(type, pairs)) != {tuple} or text.count("{") != len(pairs):
+            return []
+        found: list[_Object] = list(map(dict, pairs))
+        if list(map(len, found)) != list(map(len, pairs)):
+            return []
+        self._at = end + 1
+        return found
 
     def _peek(self) -> str:
         """The next character that is no space; nothing at the end."""
@@ -138,14 +173,14 @@ class ArrayDocument:
             except UnicodeDecodeError as error:
                 raise BadImage("it is no UTF-8", where="table of contents") from error
             wanted -= len(found[-1])
-        self._text, self._at = "".join(found), 0
+        self._text, self._at, self._singly = "".join(found), 0, max(0, self._singly - self._at)
         return len(self._text) > left
 
     def _too_long(self) -> LimitExceeded:
         return LimitExceeded(f"a value has more than {self._value_max} characters", where="table of contents")
 
 
-def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique(pairs: list[tuple[str, object]]) -> _Object:
     """A JSON object, for ``object_pairs_hook``.
 
     :raises BadImage: a field is given twice.

@@ -15,7 +15,7 @@ containers/storage's ``pkg/chunked/internal/minimal/compression.go``:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,14 +100,16 @@ class TocReader:
         """
         document = ArrayDocument(pieces, "entries", self._limits.header_bytes)
         block: list[Raw] = []
-        for raw in document.elements():
-            if raw.get("type") == "chunk":
-                self._take(block)
-                self._add_row(raw)
-            else:
-                block.append(raw)
-                if len(block) >= _BLOCK:
-                    self._take(block)
+        for batch in document.batches():
+            begin = 0
+            for number in [number for number, raw in enumerate(batch) if raw.get("type") == "chunk"]:
+                self._take(block + batch[begin:number])
+                self._add_row(batch[number])
+                block, begin = [], number + 1
+            block += batch[begin:]
+            while len(block) >= _BLOCK:
+                self._take(block[:_BLOCK])
+                del block[:_BLOCK]
         self._take(block)
         self._flush()
         fields = document.fields
@@ -120,8 +122,8 @@ class TocReader:
             raise BadImage("the field 'tarSplitDigest' is not a string", where="table of contents")
         return Contents(self._prefetch, tar_split or "")
 
-    def _take(self, block: list[Raw]) -> None:
-        """Take entries, and empty the list. Chunks may follow the last one."""
+    def _take(self, block: Sequence[Raw]) -> None:
+        """Take entries. Chunks may follow the last one."""
         if not block:
             return
         self._flush()
@@ -131,7 +133,6 @@ class TocReader:
                 self._pending = self._begin(raw)
                 self._flush()
         self._pending = self._begin(block[-1])
-        block.clear()
         self._watch(self._builder.columns)
 
     def _may_be_plain(self, rows: PlainRows) -> bool:

@@ -129,7 +129,15 @@ class Times:
     """Reads times; a layer has few different ones, so those met before are remembered."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int]] = {"": (0, 0), _ZERO_TIME: (0, 0)}
+        self._known: dict[object, tuple[int, int]] = {None: (0, 0), "": (0, 0), _ZERO_TIME: (0, 0)}
+
+    def of(self, every: Sequence[Raw], name: str) -> list[tuple[int, int]]:
+        """The same time of several entries, as :meth:`read` has it of one."""
+        values = [raw.get(name) for raw in every]
+        try:
+            return [self._known[value] for value in values]
+        except (KeyError, TypeError):
+            return [self.read(raw, name) for raw in every]
 
     def read(self, raw: Raw, name: str) -> tuple[int, int]:
         """An RFC 3339 time as (seconds since the epoch, nanoseconds); the epoch where it is absent.

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from binascii import a2b_hex
 from collections.abc import Mapping, Sequence
+from struct import Struct
+from typing import cast
 
 from als.errors import BadImage
 from als.formats.indexbuilder import EMPTY_SHA256, PlainRows
@@ -31,6 +33,7 @@ _TYPES: Mapping[object, EntryType] = {
 _FILE = EntryType.FILE
 _LINKS = (EntryType.SYMLINK, EntryType.HARDLINK)
 _ALGORITHM = "sha256:"
+_SHA256 = Struct("32s")
 _DIGEST_LENGTH = len(_ALGORITHM) + 64
 _OF_EMPTY = (None, "", _ALGORITHM + EMPTY_SHA256.hex())
 
@@ -41,9 +44,9 @@ def plain_rows(elements: Sequence[Raw], times: Times) -> PlainRows | None:
         return None
     try:
         kinds = [_TYPES[raw["type"]] for raw in elements]
-        paths = [_encoded(raw["name"]) for raw in elements]
-        links = [_encoded(raw["linkName"]) if kind in _LINKS else b"" for raw, kind in zip(elements, kinds, strict=True)]
-        mtimes = [times.read(raw, "modtime") for raw in elements]
+        paths = _encoded([raw["name"] for raw in elements])
+        links = _encoded([raw["linkName"] if kind in _LINKS else "" for raw, kind in zip(elements, kinds, strict=True)])
+        mtimes = times.of(elements, "modtime")
     except (KeyError, TypeError, UnicodeEncodeError, BadImage):
         return None
     owners = [_numbers(elements, name) for name in ("mode", "uid", "gid")]
@@ -63,38 +66,43 @@ def plain_rows(elements: Sequence[Raw], times: Times) -> PlainRows | None:
     return PlainRows(kinds, paths, links, modes, uids, gids, mtimes, sizes, units, ends, sha256s)
 
 
-def _encoded(value: object) -> bytes:
+def _encoded(values: list[object]) -> list[bytes]:
     """
-    :raises TypeError: it is no string.
+    :raises TypeError: one is no string.
     """
-    if not isinstance(value, str):
+    if not set(map(type, values)) <= {str}:
         raise TypeError
-    return value.encode()
+    return [text.encode() for text in cast("list[str]", values)]
 
 
 def _numbers(elements: Sequence[Raw], name: str) -> list[int] | None:
     """A field of each, 0 where it is absent; None: one is not a number in range."""
     values = [raw.get(name, 0) for raw in elements]
-    numbers = [value for value in values if type(value) is int]
-    if len(numbers) < len(values):
+    if not set(map(type, values)) <= {int}:
         return None
+    numbers = cast("list[int]", values)
     return numbers if not numbers or 0 <= min(numbers) <= max(numbers) <= MAX_NUMBER else None
 
 
 def _digests(files: Sequence[Raw]) -> list[bytes] | None:
     """The digest of each, which is that of its chunk too."""
-    texts: list[str] = []
-    for raw in files:
-        text = raw.get("digest")
-        if not isinstance(text, str) or len(text) != _DIGEST_LENGTH or not text.startswith(_ALGORITHM):
-            return None
-        if raw.get("chunkDigest") not in (text, None, ""):
-            return None
-        texts.append(text[len(_ALGORITHM) :])
-    joined = "".join(texts)
+    values = [raw.get("digest") for raw in files]
+    if not set(map(type, values)) <= {str}:
+        return None
+    texts = cast("list[str]", values)
+    of_chunks = [raw.get("chunkDigest") for raw in files]
+    if of_chunks != texts and any(one not in (other, None, "") for one, other in zip(of_chunks, texts, strict=True)):
+        return None
+    joined = "".join(text[len(_ALGORITHM) :] for text in texts)
     try:
         found = a2b_hex(joined)
     except ValueError:
         return None
     # Capitals are another text for the same digest.
-    return [found[at : at + 32] for at in range(0, len(found), 32)] if found.hex() == joined else None
+    if not set(map(len, texts)) <= {_DIGEST_LENGTH} or found.hex() != joined or not _all_sha256(texts):
+        return None
+    return [digest for (digest,) in _SHA256.iter_unpack(found)]
+
+
+def _all_sha256(texts: Sequence[str]) -> bool:
+    return {text[: len(_ALGORITHM)] for text in texts} <= {_ALGORITHM}
