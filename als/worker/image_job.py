@@ -41,7 +41,7 @@ ROWS = ord("r")
 NEED = ord("N")
 """The image is not made yet: the index is needed."""
 DIGEST_BYTES = 32
-_NICE = -5
+_NICE = 5
 
 
 def run(params: Mapping[str, Any], fds: Sequence[int]) -> None:
