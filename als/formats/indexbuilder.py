@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from als.formats.index import (
     Prefetch,
     TarSplit,
 )
+from als.formats.plainrows import PlainRows
 from als.model.entry import Entry, EntryType
 from als.model.limits import Limits
 from als.model.paths import name_of, names_of, show
@@ -56,28 +56,6 @@ class ChunkRow(NamedTuple):
     inner_offset: int
     sha256: bytes | None
     hole: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlainRows:
-    """Entries without xattrs or devices, whose files have one chunk each, at the start of a unit. Nothing has been checked
-    but the types of values, and that no number is negative."""
-
-    kinds: list[EntryType]
-    paths: list[bytes]
-    links: list[bytes]
-    modes: list[int]
-    uids: list[int]
-    gids: list[int]
-    mtimes: list[tuple[int, int]]
-    sizes: list[int]
-    """0 of everything but files."""
-    units: list[int]
-    """Where in the blob the unit begins of each file that is not empty."""
-    ends: list[int]
-    """Where it ends; 0 where the index leaves that to what follows."""
-    sha256s: list[bytes]
-    """Of each file that is not empty."""
 
 
 class IndexBuilder:
@@ -128,7 +106,9 @@ class IndexBuilder:
         except BadImage:
             return False
         # Fewer: one is given twice, or is none.
-        if len(new) < len(rows.paths) or not self._names.isdisjoint(new) or not self._fit(rows) or not self._follow(rows):
+        if len(new) < len(rows.paths) or not self._names.isdisjoint(new):
+            return False
+        if not (self._fit(rows) and rows.fill() and self._follow(rows)):
             return False
         self._names |= new
         self._total += sum(rows.sizes)
@@ -232,16 +212,8 @@ class IndexBuilder:
         )
 
     def _follow(self, rows: PlainRows) -> bool:
-        """Whether each unit is a new one behind the one before it."""
         starts, ends = self._columns.unit_starts, self._columns.unit_ends
-        if not rows.units:
-            return True
-        least = max(starts[-1] + 1, ends[-1]) if starts else 1
-        following = (*rows.units[1:], self._payload_end)
-        return least <= rows.units[0] and all(
-            start < (end or start + 1) <= after and start < after
-            for start, end, after in zip(rows.units, rows.ends, following, strict=True)
-        )
+        return rows.follow(max(starts[-1] + 1, ends[-1]) if starts else 1, self._payload_end)
 
     def _append_plain(self, rows: PlainRows) -> None:
         columns = self._columns
@@ -259,31 +231,34 @@ class IndexBuilder:
         columns.mtimes_ns.extend([nanoseconds for _, nanoseconds in rows.mtimes])
         columns.sizes.extend(rows.sizes)
         columns.flags += bytes([kind is _FILE for kind in rows.kinds])
-        digests = iter(rows.sha256s)
+        digests, chunks = iter(rows.digests), iter(rows.counts)
         columns.sha256s += b"".join(
             next(digests) if size else EMPTY_SHA256 if kind is _FILE else _NO_SHA256
             for kind, size in zip(rows.kinds, rows.sizes, strict=True)
         )
-        counts = itertools.accumulate(map(bool, rows.sizes), initial=len(columns.chunk_offsets))
-        columns.chunk_ends.extend(list(counts)[1:])
-        self._append_units(rows)
+        counts = (next(chunks) if size else 0 for size in rows.sizes)
+        columns.chunk_ends.extend(list(itertools.accumulate(counts, initial=len(columns.chunk_offsets)))[1:])
+        self._append_chunks(rows)
 
-    def _append_units(self, rows: PlainRows) -> None:
+    def _append_chunks(self, rows: PlainRows) -> None:
         columns, count = self._columns, len(rows.units)
         if not count:
             return
         if columns.unit_ends and not columns.unit_ends[-1]:
             columns.unit_ends[-1] = rows.units[0]
         first = len(columns.unit_starts)
-        columns.chunk_offsets.extend([0] * count)
+        columns.chunk_offsets.extend(rows.offsets)
         columns.chunk_inner.extend([0] * count)
         columns.chunk_units.extend(range(first, first + count))
-        columns.chunk_flags += _HAS_SHA256 * count
-        columns.chunk_sha256s += b"".join(rows.sha256s)
+        columns.chunk_flags += b"".join(map((_HAS_SHA256, _HOLE).__getitem__, rows.holes))
+        columns.chunk_sha256s += b"".join(
+            _NO_SHA256 if hole else sha256 for sha256, hole in zip(rows.sha256s, rows.holes, strict=True)
+        )
         columns.unit_starts.extend(rows.units)
         following = (*rows.units[1:], 0)
         columns.unit_ends.extend([end or after for end, after in zip(rows.ends, following, strict=True)])
-        self._inner_end = next(size for size in reversed(rows.sizes) if size)
+        size = next(size for size in reversed(rows.sizes) if size)
+        self._inner_end = size - rows.offsets[-1]
 
     # -- chunks
 

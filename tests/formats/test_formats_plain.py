@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from als.errors import AlsError
 from als.formats.codecs import Compression
 from als.formats.index import Columns, LayerIndex
-from als.formats.indexbuilder import EMPTY_SHA256, IndexBuilder, PlainRows
+from als.formats.indexbuilder import EMPTY_SHA256, IndexBuilder
+from als.formats.plainrows import PlainRows
 from als.formats.toc import entries
 from als.formats.toc.entries import TocReader
 from als.formats.toc.fields import Raw, Times
@@ -26,6 +27,8 @@ BLOB = 1 << 20
 PAYLOAD = 1_000_000
 COUNT = 600
 """Entries of a document: two blocks, and a part of one."""
+CHUNKED = 9
+"""Every tenth entry is a file of three chunks, the second of them a hole."""
 
 
 def digest(number: int) -> str:
@@ -52,8 +55,22 @@ def usual(number: int) -> Raw:
     return {**common, "type": "reg", **own, **chunk, **({"endOffset": 1000 * number + 900} if number % 3 else {})}
 
 
+def chunked(number: int) -> list[Raw]:
+    """A file of 3,000 bytes."""
+    start = 1000 * number
+    own = {"size": 3000, "digest": digest(number), "endOffset": start + 900, "offset": start}
+    head = {**usual(number), **own, "chunkSize": 1000, "chunkDigest": digest(10_000 + number)}
+    common: Raw = {"type": "chunk", "name": head["name"]}
+    hole = {**common, "offset": start + 300, "chunkOffset": 1000, "chunkSize": 500, "chunkDigest": digest(1)}
+    last = {**common, "offset": start + 310, "chunkOffset": 1500, "chunkDigest": digest(20_000 + number)}
+    return [head, {**hole, "chunkType": "zeros"}, last if number % 20 < 10 else {**last, "chunkSize": 1500}]
+
+
 def document() -> list[Raw]:
-    return [usual(number) for number in range(1, COUNT)]
+    return [raw for number in range(1, COUNT) for raw in (chunked(number) if number % 10 == CHUNKED else [usual(number)])]
+
+
+ROWS = len(document())
 
 
 CHANGES: list[Raw] = [
@@ -135,6 +152,18 @@ CHANGES: list[Raw] = [
     {"userName": "somebody"},
     {"comment": "unknown"},
     {"Size": 3},
+    {"chunkOffset": 1000},
+    {"chunkOffset": 999},
+    {"chunkOffset": None},
+    {"chunkSize": 500},
+    {"chunkSize": 1000},
+    {"chunkSize": 0},
+    {"chunkSize": "1"},
+    {"chunkType": ["zeros"]},
+    {"chunkType": ""},
+    {"offset": 9300},
+    {"offset": 9310},
+    {"offset": 9000},
     {"devMajor": 0},
 ]
 
@@ -177,16 +206,44 @@ def test_a_usual_document_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(IndexBuilder, "add_plain", watched)
     parse(document(), DEFAULT_LIMITS, True)
-    assert taken == [True, True, True]
+    assert taken == [True] * len(taken)
+    assert len(taken) < 6
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=json.dumps)
 def test_what_is_out_of_the_ordinary(change: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a file, in a name of another kind, and where a block ends."""
-    for number in (5, 30, 255, 257, COUNT - 2):
+    """In a file, in a name of another kind, in each chunk of a file, and where a block ends."""
+    rows = document()
+    ends = [number for number in (254, 255, 256, 257) if rows[number].get("type") != "chunk"]
+    for number in (4, 8, 9, 10, 29, *ends, ROWS - 3):
         rows = document()
-        rows[number - 1].update(change)
+        rows[number].update(change)
         check(rows, monkeypatch)
+
+
+def test_a_chunk_more_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken away, or given twice, in every place of the first file with several, and of one across a border."""
+    for number in (7, 8, 9, 10, *range(250, 262), ROWS - 1):
+        rows = document()
+        check(rows[:number] + rows[number + 1 :], monkeypatch)
+        check(rows[:number] + rows[number : number + 1] + rows[number:], monkeypatch)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 255, 256, 257, 258, 300])
+def test_documents_that_end_anywhere(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(document()[:length], monkeypatch)
+
+
+def test_one_file_of_very_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, *_ = chunked(CHUNKED)
+    count = 3000
+    head |= {"size": count, "chunkSize": 1, "endOffset": 900_000}
+    more = [
+        {"type": "chunk", "name": head["name"], "offset": 9000 + number, "chunkOffset": number, "chunkSize": 1}
+        | {"chunkDigest": digest(number)}
+        for number in range(1, count)
+    ]
+    assert not isinstance(check([usual(1), head, *more], monkeypatch), str)
 
 
 def limits_by_turns() -> Iterator[Limits]:
@@ -194,9 +251,9 @@ def limits_by_turns() -> Iterator[Limits]:
         "entries": (COUNT - 1, COUNT - 2, 100),
         "path_bytes": (7, 8),
         "metadata_bytes": (5000, 100),
-        "file_bytes": (COUNT, 300, 299),
-        "layer_bytes": (100_000, 50_000),
-        "chunks": (COUNT, 200),
+        "file_bytes": (3000, 2999, 300, 299),
+        "layer_bytes": (250_000, 50_000),
+        "chunks": (COUNT, 200, 2),
     }.items():
         for value in values:
             yield Limits(**{name: value})
@@ -208,8 +265,8 @@ def test_limits(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, COUNT - 2), st.sampled_from(CHANGES)), max_size=4),
-    st.lists(st.tuples(st.integers(0, COUNT - 2), st.integers(0, COUNT - 2)), max_size=2),
+    st.lists(st.tuples(st.integers(0, ROWS - 1), st.sampled_from(CHANGES)), max_size=4),
+    st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1)), max_size=2),
     st.booleans(),
 )
 def test_several_at_once(changes: list[tuple[int, Raw]], moves: list[tuple[int, int]], bookkeeping: bool) -> None:

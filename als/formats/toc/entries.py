@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from als.errors import BadImage
 from als.formats.index import Prefetch
-from als.formats.indexbuilder import ChunkRow, IndexBuilder, PlainRows
+from als.formats.indexbuilder import ChunkRow, IndexBuilder
 from als.formats.indexrows import Watch, unwatched
+from als.formats.plainrows import PlainRows
 from als.formats.toc.document import ArrayDocument
 from als.formats.toc.fields import Raw, Times, check_spelling, digest, integer, integers, text, where_of, xattrs
 from als.formats.toc.plain import plain_rows
@@ -101,15 +103,10 @@ class TocReader:
         document = ArrayDocument(pieces, "entries", self._limits.header_bytes)
         block: list[Raw] = []
         for batch in document.batches():
-            begin = 0
-            for number in [number for number, raw in enumerate(batch) if raw.get("type") == "chunk"]:
-                self._take(block + batch[begin:number])
-                self._add_row(batch[number])
-                block, begin = [], number + 1
-            block += batch[begin:]
-            while len(block) >= _BLOCK:
-                self._take(block[:_BLOCK])
-                del block[:_BLOCK]
+            block += batch
+            if len(block) >= _BLOCK:
+                self._take(block)
+                block.clear()
         self._take(block)
         self._flush()
         fields = document.fields
@@ -123,17 +120,35 @@ class TocReader:
         return Contents(self._prefetch, tar_split or "")
 
     def _take(self, block: Sequence[Raw]) -> None:
-        """Take entries. Chunks may follow the last one."""
-        if not block:
+        """Take elements: entries, and chunks of the entry before them. Of the last entry, more chunks may follow."""
+        entries = [number for number, raw in enumerate(block) if raw.get("type") != "chunk"]
+        first, last = (entries[0], entries[-1]) if entries else (len(block), len(block))
+        for raw in block[:first]:
+            self._add_row(raw)
+        if not entries:
             return
         self._flush()
-        rows = plain_rows(block[:-1], self._times)
-        if rows is None or not self._may_be_plain(rows) or not self._builder.add_plain(rows):
-            for raw in block[:-1]:
-                self._pending = self._begin(raw)
-                self._flush()
-        self._pending = self._begin(block[-1])
+        borders = [*entries[: len(entries) - 1 : _BLOCK], last]
+        for start, stop in pairwise(borders):
+            self._take_whole(block[start:stop])
+        for raw in block[last:]:
+            self._take_one(raw)
         self._watch(self._builder.columns)
+
+    def _take_whole(self, block: Sequence[Raw]) -> None:
+        """Take entries with all of their chunks."""
+        rows = plain_rows(block, self._times)
+        if rows is None or not self._may_be_plain(rows) or not self._builder.add_plain(rows):
+            for raw in block:
+                self._take_one(raw)
+            self._flush()
+
+    def _take_one(self, raw: Raw) -> None:
+        if raw.get("type") == "chunk":
+            self._add_row(raw)
+        else:
+            self._flush()
+            self._pending = self._begin(raw)
 
     def _may_be_plain(self, rows: PlainRows) -> bool:
         return not (self._bookkeeping and any(path.endswith(_BOOKKEEPING) for path in rows.paths))
