@@ -42,6 +42,8 @@ class Tuning:
     depth_start: int = 3
     depth_max: int = 8
     """Requests at once to one host, demand and gates aside."""
+    ahead_least: int = 6
+    """The same at least for what is fetched ahead: of many small files, which depend on the round trip and not on the rate."""
     gate_max: int = 8
     """The same for gates: a program's libraries are looked into all at once."""
     demand_max: int = 16

@@ -219,9 +219,6 @@ class EntryFiles:
             # Every library waits for it, so it is asked for together with the program.
             self._go_on(self._load_cache())
         self._start(arguments[0], 0)
-        if self._programs:
-            for usual in self._usual:
-                self._want_first(usual, _USUAL_MAX)
         words = [word for argument in arguments[1:] for word in words_of(argument)]
         for word in words[:_ARGUMENTS]:
             self._argument(word)
@@ -241,6 +238,9 @@ class EntryFiles:
             self._programs.add(file.path)
             self._look_into(file)
             self._go_on(self._program(file, depth))
+            usual, self._usual = self._usual, ()
+            for needed in usual:
+                self._want_first(needed, _USUAL_MAX)
             for needed in runtime_files(file.path, self._command.locale):
                 self._want_first(needed, _RUNTIME_MAX)
 

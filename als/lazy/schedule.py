@@ -319,7 +319,7 @@ class Scheduler:
             return link.gates < self._tuning.gate_max
         if want is not Want.BACKGROUND:
             # The background may be held up for long; nothing better waits for it.
-            return link.others - link.background < link.depth
+            return link.others - link.background < max(link.depth, self._tuning.ahead_least)
         held = self._paused or link.urgent or (self._rate is not None and self._credit <= 0)
         return link.others < link.depth and not held
 

@@ -65,10 +65,10 @@ def test_demand_starts_at_once(busy: int, unit: int, paused: bool, limited: bool
 
 def test_gates_wait_for_nothing_large_and_take_nothing_along() -> None:
     tuning = Tuning(first_byte=0.02, rate=25e6)
-    scheduler = scheduler_of(Blob([40_000] * 400), tuning)
-    scheduler.want(KEY, range(160, 400), Want.PREFETCH, 0.0)
+    scheduler = scheduler_of(Blob([40_000] * 1200), tuning)
+    scheduler.want(KEY, range(160, 1200), Want.PREFETCH, 0.0)
     large = scheduler.next(0.0)
-    assert len(large) == tuning.depth_start
+    assert len(large) == tuning.ahead_least
     # Unit 12 is near enough to come with 10; from 14 to 20 it is farther than what is worth it.
     scheduler.want(KEY, [10, 12, 20], Want.GATE, 0.0)
     started = scheduler.next(0.0)

@@ -14,6 +14,7 @@ import pytest
 from als.erofs.profile import LAYER
 from als.erofs.writer import write_image
 from als.lazy.layer import LazyLayer
+from als.lazy.link import DEFAULT_TUNING
 from als.lazy.profile import Profile, Touched
 from als.lazy.profiles import Profiles
 from als.lazy.start import CompleteLayer, Start
@@ -238,9 +239,9 @@ def test_what_a_run_reads_is_fetched_first_next_time(site: Site) -> None:
         site.wait(lambda: all(again.peek(sha(each), 0, 30_000) == each[:30_000] for each in late), "the profile's bytes")
         second.done.result(TIMEOUT)
         site.wait(lambda: whole(again, FILES), "the closure as well")
-        # Three at once, and these go first.
+        # So many at once, and these go first.
         offsets = {again.index.unit(unit).offset for unit in firsts}
-        assert {first for first, _, _ in registry.log[asked : asked + 3]} == offsets
+        assert offsets <= {first for first, _, _ in registry.log[asked : asked + DEFAULT_TUNING.ahead_least]}
         assert second.end() is None
         assert len(runs.kept) == 1
 
