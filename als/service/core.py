@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from als.config import Config
-from als.errors import BadReference, NotFound, StoreError, StoreFull
+from als.errors import BadReference, NotFound, StoreFull
 from als.fetch.choosing import overlook
 from als.fetch.progress import Progress, Silent
 from als.fetch.pull import Puller, Resolved, layer_names, names_of
@@ -42,6 +43,7 @@ from als.registry.mirrored import addresses
 from als.registry.source import RawManifest
 from als.service import listing
 from als.service.clients import Clients
+from als.service.naming import record
 from als.service.removal import free_after_failure
 from als.service.sealing import seal_layers
 from als.service.shelf import Shelf
@@ -208,13 +210,14 @@ class Service:
         image = resolved.image
 
         def report(count: int) -> None:
-            self._publish(image, count, asked=asked)
+            publish = partial(self._publish, image, count, asked=asked)
+            if count == len(image.manifest.layers):
+                record(self, resolved, publish, asked=asked)
+            else:
+                publish()
             if self.lazies is not None:
                 of, where = len(image.manifest.layers), about("published", image=resolved.reference)
                 log.info("%s: %d of %d layers are published", resolved.reference, count, of, extra=where)
-            if count == len(image.manifest.layers):
-                # Before the last lookup is answered: a client that has its image finds it named here as well.
-                self._record(resolved, asked)
             published(image, count)
 
         shelf = Shelf(image, report)
@@ -222,31 +225,7 @@ class Service:
             shelf.add(opened)
         self.puller.fill(resolved, shelf.add, progress, given_up, besides=opened)
         if not image.manifest.layers:
-            self._record(resolved, asked)
-
-    def _record(self, resolved: Resolved, asked: bool) -> None:
-        """Keep an image whose layers are all here, under the reference it was pulled by."""
-        digest = resolved.image.digest
-        self.images.put(resolved.image)
-        if resolved.listed != digest:
-            self.images.keep_index(digest, resolved.listed, resolved.listed_data)
-        reference = str(resolved.reference)
-        before = self.images.ref(reference)
-        try:
-            self.images.name(reference, digest, resolved.listed, asked=asked)
-            ref = self.images.ref(reference)
-            if self.lazies is not None:
-                # Layers may have become complete before there was an image that names them.
-                self.lazies.settle(resolved.image)
-                count = len(resolved.image.manifest.layers)
-                log.info("pulled %s %s, %d layers", reference, digest, count, extra=about("pulled", image=reference))
-            if ref is not None and ref.asked:
-                listing.update(self)
-        except StoreError:
-            if before is None:
-                # What is not listed was not pulled, and holds nothing.
-                self.images.take_back(reference)
-            raise
+            record(self, resolved, lambda: None, asked=asked)
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.

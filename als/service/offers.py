@@ -6,12 +6,14 @@ is renewed here although nothing was fetched (:mod:`als.store.liveness` says how
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from als.errors import NotFound
 from als.model.digest import Digest
 from als.model.reference import Reference
 from als.service import listing
+from als.service.naming import named
 from als.store.lock import sharing
 from als.store.uptime import Uptime
 
@@ -28,16 +30,18 @@ def offer(service: Service, reference: Reference, digest: Digest) -> bool:
     """
     name = str(reference)
     with sharing(service.layout.lock, timeout=service.config.lookup_deadline):
-        try:
-            service.publish(service.images.get(digest))
-        except NotFound:
-            return False
         before = service.images.ref(name)
         moved = before is None or before.digest != digest
-        if before is None or moved or before.renewed.is_over(_RENEW_SECONDS, Uptime.now()):
-            service.images.name(name, digest, digest if before is None or moved else before.listed)
-            if moved and before is not None and before.asked:
-                listing.update(service)
+        try:
+            publish = partial(service.publish, service.images.get(digest))
+            if before is None or moved or before.renewed.is_over(_RENEW_SECONDS, Uptime.now()):
+                named(service, name, digest, digest if before is None or moved else before.listed, publish, asked=False)
+            else:
+                publish()
+        except NotFound:
+            return False
+        if moved and before is not None and before.asked:
+            listing.update(service)
     return True
 
 

@@ -166,16 +166,19 @@ class Images:
         """
         before = self.ref(reference)
         asked = asked or (before is not None and before.asked)
+        self._put_ref(RefRecord(reference, digest, listed, time.time(), asked, Uptime.now()))
+
+    def _put_ref(self, record: RefRecord) -> None:
         value = {
-            "reference": reference,
-            "digest": str(digest),
-            "listed": str(listed),
-            "pulled": time.time(),
-            "renewed": Uptime.now().to_json(),
-            "asked": asked,
+            "reference": record.reference,
+            "digest": str(record.digest),
+            "listed": str(record.listed),
+            "pulled": record.pulled,
+            "renewed": record.renewed.to_json(),
+            "asked": record.asked,
         }
         with store_errors(self._layout.refs):
-            write_json(self._ref(reference), value)
+            write_json(self._ref(record.reference), value)
 
     def forget(self, reference: str) -> None:
         """Let a reference name nothing any more; durable when it returns. The image stays."""
@@ -183,10 +186,14 @@ class Images:
             self._ref(reference).unlink(missing_ok=True)
             sync_directory(self._layout.refs)
 
-    def take_back(self, reference: str) -> None:
-        """The same after an error that is the one to be told: what goes wrong here is for the log."""
+    def take_back(self, reference: str, before: RefRecord | None) -> None:
+        """After an error, let a reference name again what it named before. That error is the one to be told: what goes wrong
+        here is for the log."""
         try:
-            self.forget(reference)
+            if before is None:
+                self.forget(reference)
+            else:
+                self._put_ref(before)
         except StoreError as error:
             log.warning("%s", error)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests.harness.images import ImageFactory
 from tests.harness.kills import Killer
+from tests.harness.lease import let_an_hour_pass
 from tests.harness.ocilayout import TarBuilder
 from tests.harness.registry import RegistryServer
 from tests.harness.stack import Stack
@@ -35,6 +36,7 @@ IMAGES = 12
 _SHARED_FILES = 5
 _SERVES_AGAIN_SECONDS = 60.0
 _TRIES = 20
+_OUTPUTS = 3
 _ENDED = "the daemon ended"
 """Part of what `als pull` says when the daemon that it has asked is killed."""
 
@@ -142,7 +144,12 @@ class Soak:
             self._tally.done["podman"] += 1
 
     def _read_all(self, sample: Sample) -> None:
-        seen = self._stack.podman.run(sample.reference, "sh", "-c", "find /pool -type f | xargs md5sum | wc -l")
+        seen = ""
+        for _ in range(_OUTPUTS):
+            # Nothing at all is what no file could make of this: podman lost it (podman's issue 7195).
+            seen = seen.strip() or self._stack.podman.run(
+                sample.reference, "sh", "-c", "find /pool -type f | xargs md5sum | wc -l"
+            )
         assert seen.strip() == sample.sums, f"{sample.reference}: {seen.strip()} files instead of {sample.sums}"
 
     def _build_on(self, sample: Sample, chance: random.Random) -> None:
@@ -207,6 +214,9 @@ class Soak:
         podman("rmi", "-fa")
         for image in als.json("images"):
             als.cli("rm", image["reference"])
+        if self._kills:
+            # A request for a layer that was counted when the daemon was killed comes to the next one again, and counts twice.
+            let_an_hour_pass(als.root)
         als.cli("gc")
         als.cli("fsck", "--deep")
         left = [path for name in ("layers", "images", "refs", "tmp") for path in (als.root / name).iterdir()]

@@ -18,10 +18,9 @@ import pytest
 
 from als.service import Service
 from als.service.removal import collect
-from als.store.layout import Layout as StoreLayout
-from als.store.liveness import LEASE_SECONDS
 from tests.harness.blobproxy import BlobProxy
 from tests.harness.clock import Clock
+from tests.harness.lease import let_an_hour_pass
 from tests.harness.ocilayout import Layout
 from tests.harness.registry import RegistryServer
 from tests.harness.system import run, wait_until
@@ -58,15 +57,6 @@ def gc(service: Service, environment: Mapping[str, str]) -> dict[str, list[str]]
     return found
 
 
-def age(layout: StoreLayout) -> None:
-    """Let an hour pass."""
-    for folder, name in ((layout.refs, "renewed"), (layout.uses, "changed")):
-        for path in folder.iterdir():
-            record = json.loads(path.read_bytes())
-            record[name]["seconds"] -= LEASE_SECONDS
-            path.write_text(json.dumps(record))
-
-
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_gc_when_the_clock_was_set(service: Service, layout: Layout, clock: Clock, offset: int) -> None:
     """A client pulls two images, one of them through lookups alone; it has written down neither when the clock is set."""
@@ -82,7 +72,7 @@ def test_gc_when_the_clock_was_set(service: Service, layout: Layout, clock: Cloc
     assert (found["images"], found["layers"], found["chains"]) == ([], [], [])
     assert {each.digest for each in service.images.all()} == {kept.digest, taken.digest}
     assert [use.count for use in service.uses.all()] == [1]
-    age(service.layout)
+    let_an_hour_pass(service.layout.root)
     assert len(gc(service, clock.environment)["images"]) == 2
 
 
@@ -93,7 +83,7 @@ def test_a_pull_before_the_clock_was_set_right(service: Service, layout: Layout,
     clock.set(offset)
     run(sys.executable, "-c", PULL, *where, reference, env=clock.environment)
     assert collect(service).images == ()
-    age(service.layout)
+    let_an_hour_pass(service.layout.root)
     assert len(collect(service).images) == 1
 
 

@@ -17,6 +17,7 @@ from als.service import Service
 from als.service.recovery import recover
 from als.service.removal import collect
 from als.service.repair import fsck
+from als.store.images import ImageRecord
 from als.store.layout import TarSplitForm
 from tests.conftest import CACHE
 from tests.formats.tocbuilder import estargz, file
@@ -85,10 +86,17 @@ def check_what_is_listed(service: Service) -> None:
             assert sizes == sorted(image["big-data-sizes"].values())
 
 
+def check_what_is_known(service: Service, reference: str, image: ImageRecord) -> None:
+    """A client that finds all layers in a list asks als for none of them: als has to know the image by then."""
+    for store in service.image_stores:
+        if store.published().keys() >= set(image.chain):
+            assert service.ref_of(reference) is not None, store.layout
+
+
 def test_killed_at_any_step_of_publication(service: Service, layout: Layout, home: Path) -> None:
     layout.add_image("one", [annotated(layout, "a"), annotated(layout, "b")])
     reference = layout.name("one")
-    service.pull(parse_reference(reference), asked=True)
+    image = service.pull(parse_reference(reference), asked=True)
     whole = contents(service.layout.root)
     withdraw(service, reference)
     steps = killed_after(service, reference, 1_000_000)
@@ -102,6 +110,7 @@ def test_killed_at_any_step_of_publication(service: Service, layout: Layout, hom
         # Layers that become ready at one moment are published together, in fewer steps.
         assert killed_after(service, reference, number) is None or number > len(steps) * 2 // 3, steps[number]
         check_what_is_listed(service)
+        check_what_is_known(service, reference, image)
         # Once without a restart, once with one.
         if number % 2:
             with Service(service.config) as restarted:

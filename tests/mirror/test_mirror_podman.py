@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from als.store.liveness import LEASE_SECONDS
 from tests.harness.disk import bytes_on_disk
 from tests.harness.images import ImageFactory
+from tests.harness.lease import let_an_hour_pass
 from tests.harness.ocilayout import EPOCH, Layout, TarBuilder
 from tests.harness.registry import RegistryServer
 from tests.harness.system import run, wait_until
@@ -154,10 +154,7 @@ def test_podmans_own_record_keeps_the_layers(stack: MirrorStack, images: ImageFa
 
     def gc_in_an_hour() -> bool:
         """Whether als has the image then."""
-        for path in (stack.als.root / "refs").glob("*.json"):
-            record = json.loads(path.read_bytes())
-            renewed = {**record["renewed"], "seconds": record["renewed"]["seconds"] - LEASE_SECONDS}
-            path.write_text(json.dumps({**record, "renewed": renewed}))
+        let_an_hour_pass(stack.als.root)
         stack.als.cli("gc")
         return reference in stack.als.cli("images").stdout.decode()
 
