@@ -138,7 +138,7 @@ class LocalImages:
 
 
 class RegistryImages:
-    """A repository of a registry, through a fetch worker; that is started with the first request.
+    """A repository of a registry, through a fetch worker, which is started with the first request if not before.
 
     :param stall: seconds without a byte after which a request is given up.
     :param given_up: asked while no byte comes; True: nobody waits for any.
@@ -212,15 +212,22 @@ class RegistryImages:
             if self._worker is not None:
                 self._worker.kill()
 
-    def begin(self, request: dict[str, object]) -> socket.socket:
-        """Make a request to the worker; the socket on which it answers in frames is the caller's.
+    def start(self) -> None:
+        """Have the worker. With one, `begin` does not block.
 
-        :raises WorkerError: the worker has ended, or cannot be started.
+        :raises WorkerError: it cannot be started.
         """
         with self._lock:
             if self._worker is None and not self._closed:
                 self._worker = self._workers.fetch(self._params, self._theirs.fileno())
                 self._theirs.close()
+
+    def begin(self, request: dict[str, object]) -> socket.socket:
+        """Make a request to the worker; the socket on which it answers in frames is the caller's.
+
+        :raises WorkerError: the worker has ended, or cannot be started.
+        """
+        self.start()
         ours, theirs = socket.socketpair()
         with theirs:
             try:

@@ -167,7 +167,14 @@ class Mirror:
         return reference_behind(known.conf, path, name, self.port)
 
     def _open_source(self, reference: Reference, anonymous: bool) -> Source:
-        return self._service.puller.repository(reference, anonymous=anonymous, settings=SETTINGS)
+        source = self._service.puller.repository(reference, anonymous=anonymous, settings=SETTINGS)
+        try:
+            # Requests are made in the event loop.
+            source.start()
+        except BaseException:
+            source.close()
+            raise
+        return source
 
 
 def open_mirror(service: Service, listeners: Listeners) -> Mirror | None:
