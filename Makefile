@@ -38,6 +38,7 @@ bench: setup
 	@$(PYTHON) -m bench.warm
 	@$(PYTHON) -m bench.pull $(ARGS)
 	@$(PYTHON) -m bench.lazy --rounds 3 --large
+	@$(PYTHON) -m bench.lazyrule
 	@$(PYTHON) -m bench.memory
 	@$(PYTHON) -m bench.files
 	@$(PYTHON) -m bench.lazyfiles

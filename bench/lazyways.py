@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +81,21 @@ def overlay(binaries: Binaries, reference: str, link: ShapedLink) -> Way:
     return Way(f"podman {version_of(binaries)} overlay", reference, podman)
 
 
-def als(binaries: Binaries, reference: str, link: ShapedLink, registry: RegistryServer, kind: str) -> Way:
-    """The daemon with all its faces, and whatever it does with this kind of image."""
+def als(
+    binaries: Binaries,
+    reference: str,
+    link: ShapedLink,
+    registry: RegistryServer,
+    kind: str,
+    settings: Mapping[str, object] | None = None,
+) -> Way:
+    """The daemon with all its faces, and whatever it does with this kind of image.
+
+    :param settings: of the daemon, beside those that it needs.
+    """
 
     def podman(folder: Path) -> Iterator[Podman]:
-        with Stack(folder, registry, binaries, insecure=(link.address,)) as stack:
+        with Stack(folder, registry, binaries, insecure=(link.address,), settings=settings) as stack:
             yield stack.podman
 
     return Way(f"podman {version_of(binaries)} als {kind}", reference, podman)
