@@ -20,7 +20,7 @@ from bench.lazyfloor import ROUND_TRIPS, Floor, floor_of
 from bench.lazyimages import LARGE_BYTES, LARGE_FILE, Formats, Tools, large_image, push, usual_image
 from bench.lazyways import Cold, Way, als, overlay, stargz, version_of
 from bench.link import ShapedLink
-from bench.programs import newer, podman_option, podmans, upstream_tools
+from bench.programs import lazy_options, newer, podmans, upstream_tools
 from bench.report import as_installed, machine, write_figures
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.podman import Binaries, Podman, Storage
@@ -169,12 +169,8 @@ def programs(options: argparse.Namespace) -> tuple[list[Binaries], Tools, Path |
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each way (default %(default)s)")
-    parser.add_argument("--rtt", type=float, default=20, help="of the link, in milliseconds (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=200, help="of the link, in Mbit/s (default %(default)s)")
+    lazy_options(parser)
     parser.add_argument("--image", help="another image than the usual one, as skopeo names it; it needs /usr/bin/python3")
-    podman_option(parser, "newer Debians'")
-    parser.add_argument("--skopeo", type=Path, metavar="FILE", help="one that writes zstd:chunked")
-    parser.add_argument("--tools", type=Path, metavar="DIR", help="with upstream's estargz-convert and stargz-store")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only ways with this (or another TEXT) in their names")
     parser.add_argument("--large", action="store_true", help="also read a large file")
     parser.add_argument("--json", type=Path, default=CACHE / "bench" / "lazy.json", help="where the numbers go")

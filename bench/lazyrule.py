@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import random
 import shutil
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +24,7 @@ from bench.lazy import programs
 from bench.lazyimages import push
 from bench.lazyways import als, version_of
 from bench.link import ShapedLink
-from bench.programs import podman_option
+from bench.programs import lazy_options
 from bench.report import Comparison, as_installed, compare, machine, write_figures
 from tests.harness.demo import CACHE, temporary_folder
 from tests.harness.images import runnable_base
@@ -57,7 +59,7 @@ def measure(
     binaries: Binaries, reference: str, link: ShapedLink, registry: RegistryServer, folder: Path, rounds: int
 ) -> Comparison:
     """First outputs, lazily and whole."""
-    places = iter(range(1_000_000))
+    places = itertools.count()
 
     def seconds(lazy: str) -> float:
         place = folder / f"r{next(places)}"
@@ -72,11 +74,7 @@ def measure(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs of each layer (default %(default)s)")
-    parser.add_argument("--rtt", type=float, default=20, help="of the link, in milliseconds (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=200, help="of the link, in Mbit/s (default %(default)s)")
-    podman_option(parser, "newer Debians'")
-    parser.add_argument("--skopeo", type=Path, metavar="FILE", help="one that writes zstd:chunked")
-    parser.add_argument("--tools", type=Path, metavar="DIR", help="with upstream's estargz-convert")
+    lazy_options(parser)
     parser.add_argument("--json", type=Path, default=CACHE / "bench" / "lazyrule.json", help="where the numbers go")
     return parser.parse_args()
 
@@ -89,6 +87,10 @@ def main() -> int:
         return 1
     as_installed()
     clients, tools, _ = programs(options)
+    if tools.estargz_convert is None:
+        return 1
+    # Nothing is measured of zstd:chunked here.
+    tools = replace(tools, skopeo=None)
     way = Way(options.rtt / 1000, options.rate * 1e6 / 8)
     results: list[dict[str, object]] = []
     with temporary_folder() as folder, RegistryServer(folder / "registry") as registry:

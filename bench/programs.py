@@ -21,6 +21,15 @@ def podman_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--podman", type=Path, action="append", default=[], metavar="DIR", help=text)
 
 
+def lazy_options(parser: argparse.ArgumentParser) -> None:
+    """Add what describes the link, and who is measured over it."""
+    parser.add_argument("--rtt", type=float, default=20, help="of the link, in milliseconds (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=200, help="of the link, in Mbit/s (default %(default)s)")
+    podman_option(parser, "newer Debians'")
+    parser.add_argument("--skopeo", type=Path, metavar="FILE", help="one that writes zstd:chunked")
+    parser.add_argument("--tools", type=Path, metavar="DIR", help="with upstream's estargz-convert and stargz-store")
+
+
 def newer(named: Sequence[Path], *suites: str) -> list[Client]:
     """Clients of other suites of Debian, unless podmans were named or this machine cannot have them."""
     try:

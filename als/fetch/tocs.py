@@ -45,7 +45,23 @@ _UNCOMMITTED = 4096
 _PIECE = 1 << 20
 
 
-class TailKept:
+class _Through:
+    """A source that stands before another one, which is not its to close."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def manifest(self, name: str) -> RawManifest:
+        return self._source.manifest(name)
+
+    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+        return self._source.blob(descriptor)
+
+    def close(self) -> None:
+        """Nothing is this one's."""
+
+
+class TailKept(_Through):
     """A source that remembers the end of the blob that is read through it: a table of contents is there, and need not be asked
     for again. It makes no difference then whether the registry knows ranges.
 
@@ -53,15 +69,12 @@ class TailKept:
     """
 
     def __init__(self, source: ImageSource, kept: int = _KEPT) -> None:
-        self._source = source
+        super().__init__(source)
         self._kept = kept
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._end = 0
         self._digest: Digest | None = None
-
-    def manifest(self, name: str) -> RawManifest:
-        return self._source.manifest(name)
 
     def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         self._pieces.clear()
@@ -80,35 +93,23 @@ class TailKept:
             return self._source.read_at(descriptor, offset, length)
         return b"".join(self._pieces)[offset - start : offset - start + length]
 
-    def close(self) -> None:
-        """The source is not this one's to close."""
 
-
-class Asked:
+class Asked(_Through):
     """A source of which one range was asked for beforehand.
 
     :param answer: the bytes of `asked` within the blob; its errors are those of :meth:`ImageSource.read_at`.
     """
 
     def __init__(self, source: ImageSource, layer: Descriptor, asked: BlobRange, answer: Future[bytes]) -> None:
-        self._source = source
+        super().__init__(source)
         self._layer = layer
         self._asked = asked
         self._answer = answer
-
-    def manifest(self, name: str) -> RawManifest:
-        return self._source.manifest(name)
-
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
-        return self._source.blob(descriptor)
 
     def read_at(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
         if (descriptor.digest, BlobRange(offset, length)) == (self._layer.digest, self._asked):
             return self._answer.result()
         return self._source.read_at(descriptor, offset, length)
-
-    def close(self) -> None:
-        """The source is not this one's to close."""
 
 
 def first_range(layer: Descriptor, wanted: IndexedFormat, limits: Limits) -> BlobRange | None:

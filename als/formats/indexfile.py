@@ -33,7 +33,6 @@ _HEADER_MAX = 1 << 16
 _RDEV = struct.Struct("<III")
 _XATTR = struct.Struct("<III")
 _FILE = KINDS.index(EntryType.FILE)
-_MANY = (1).__lt__
 
 
 def pack(index: LayerIndex) -> Iterator[bytes]:
@@ -286,7 +285,7 @@ def _check_chunks(columns: Columns) -> None:
     # Of a million files most have one chunk.
     if any(map(offsets.__getitem__, compress(starts, counts))):
         raise _damaged("chunks that do not fill their file")
-    for number in compress(range(len(counts)), map(_MANY, counts)):
+    for number in (number for number, count in enumerate(counts) if count > 1):
         first, last = starts[number], columns.chunk_ends[number]
         if offsets[last - 1] >= columns.sizes[number]:
             raise _damaged("chunks that do not fill their file")

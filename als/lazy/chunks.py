@@ -43,7 +43,7 @@ class ChunkMap:
         with_content = list(compress(range(len(index)), columns.sizes))
         digests = [digest for (digest,) in _SHA256.iter_unpack(columns.sha256s)]
         unnamed = [number for number in with_content if not columns.flags[number] & HAS_SHA256]
-        named = with_content if not unnamed else (number for number in with_content if columns.flags[number] & HAS_SHA256)
+        named = (number for number in with_content if columns.flags[number] & HAS_SHA256)
         # Not a dict: of a million files it would take a hundred megabytes more.
         self._sorted = array("I", sorted(named, key=digests.__getitem__))
         ordered = list(map(digests.__getitem__, self._sorted))

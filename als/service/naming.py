@@ -17,6 +17,7 @@ from als.fetch.pull import Resolved
 from als.model.digest import Digest
 from als.model.logfields import about
 from als.service import listing
+from als.store.images import RefRecord
 
 if TYPE_CHECKING:
     from als.service.core import Service
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def named(service: Service, reference: str, digest: Digest, listed: Digest, publish: Callable[[], None], asked: bool) -> None:
+def named(
+    service: Service, reference: str, digest: Digest, listed: Digest, publish: Callable[[], None], *, asked: bool = False
+) -> RefRecord | None:
     """Let a reference name an image, and publish it; where that fails, the reference is what it was.
 
+    :returns: what it named before.
     :raises AlsError: or OSError: as `publish`.
     :raises StoreError: the name cannot be written.
     """
@@ -37,6 +41,7 @@ def named(service: Service, reference: str, digest: Digest, listed: Digest, publ
     except (AlsError, OSError):
         service.images.take_back(reference, before)
         raise
+    return before
 
 
 def record(service: Service, resolved: Resolved, publish: Callable[[], None], *, asked: bool) -> None:
@@ -48,8 +53,7 @@ def record(service: Service, resolved: Resolved, publish: Callable[[], None], *,
     service.images.put(resolved.image)
     if resolved.listed != digest:
         service.images.keep_index(digest, resolved.listed, resolved.listed_data)
-    before = service.images.ref(reference)
-    named(service, reference, digest, resolved.listed, publish, asked)
+    before = named(service, reference, digest, resolved.listed, publish, asked=asked)
     try:
         ref = service.images.ref(reference)
         if service.lazies is not None:

@@ -35,7 +35,7 @@ def offer(service: Service, reference: Reference, digest: Digest) -> bool:
         try:
             publish = partial(service.publish, service.images.get(digest))
             if before is None or moved or before.renewed.is_over(_RENEW_SECONDS, Uptime.now()):
-                named(service, name, digest, digest if before is None or moved else before.listed, publish, asked=False)
+                named(service, name, digest, digest if before is None or moved else before.listed, publish)
             else:
                 publish()
         except NotFound:

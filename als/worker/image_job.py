@@ -49,8 +49,8 @@ def run(params: Mapping[str, Any], fds: Sequence[int]) -> None:
 
     :param params: ``limits``: of the layer; ``where``: the file, for errors.
     """
+    # What is fetched meanwhile goes first: a client that was given the image takes a while until its container reads.
     with contextlib.suppress(PermissionError):
-        # Somebody waits for it, and nobody yet for what is fetched meanwhile.
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     link_fd, rows, image = fds
     limits, where = Limits(**params["limits"]), Path(params["where"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from als.errors import AlsError, BadImage, LimitExceeded
 from als.formats.codecs import Compression, decompressor
-from als.worker.frames import DATA, END, FrameWriter
+from als.worker.frames import DATA, END, FrameWriter, exactly
 
 HEAD = struct.Struct("<BBI")
 """The compression's number in `COMPRESSIONS`, whether units are to be read to their very end, how many there are."""
@@ -30,8 +30,8 @@ def run(_params: Mapping[str, Any], fds: Sequence[int]) -> None:
         out = FrameWriter(requests.fileno())
         while (head := _read(requests, HEAD.size)) is not None:
             kind, whole, count = HEAD.unpack(head)
-            units = [UNIT.unpack(_exactly(requests, UNIT.size)) for _ in range(count)]
-            data = [_exactly(requests, length) for length, _ in units]
+            units = [UNIT.unpack(exactly(requests, UNIT.size)) for _ in range(count)]
+            data = [exactly(requests, length) for length, _ in units]
             for (_, most), each in zip(units, data, strict=True):
                 _answer(out, COMPRESSIONS[kind], each, most, whole=bool(whole))
             out.flush()
@@ -71,17 +71,7 @@ def inflated(compression: Compression, data: bytes, most: int, *, whole: bool) -
 
 def _read(requests: socket.socket, size: int) -> bytes | None:
     """So many bytes, or None at the end."""
-    data = bytearray()
-    while len(data) < size:
-        piece = requests.recv(min(size - len(data), _FEED))
-        if not piece:
-            return None
-        data += piece
-    return bytes(data)
-
-
-def _exactly(requests: socket.socket, size: int) -> bytes:
-    data = _read(requests, size)
-    if data is None:
-        raise BrokenPipeError
-    return data
+    try:
+        return exactly(requests, size)
+    except BrokenPipeError:
+        return None
