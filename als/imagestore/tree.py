@@ -22,7 +22,7 @@ import base64
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -158,13 +158,17 @@ class ImageStore(ABC):
         entries = parse_entries(path.read_bytes() if path.exists() else b"", str(path))
         return {entry["id"]: entry for entry in entries}
 
-    def publish(self, layers: Sequence[PublishedLayer], mounts: MountReader = read_mounts) -> None:
+    def publish(
+        self, layers: Sequence[PublishedLayer], mounts: MountReader = read_mounts, durable: Callable[[], None] = lambda: None
+    ) -> None:
         """Make layers ready for clients and list them; what is there already is left alone, and only its blob is added if
         that was not known to hold it.
 
         :param layers: an image's, from the lowest on, by DiffIDs; where lazy layers cannot be shown, the lowest of them and
             what is above is left out.
         :param mounts: asked for the mounts that there are at that time.
+        :param durable: called once all that is about to be listed is on the disk, and so is all that was written to the store
+            before; if it raises, nothing is listed. Not called where there is nothing to be said that is not in the list.
         :raises KernelError: a layer's image cannot be mounted.
         """
         if not self.takes_lazy:
@@ -188,6 +192,7 @@ class ImageStore(ABC):
                 for layer in new:
                     self._appearance.announce(layer.chain_id)
                 sync_file_system(self.overlay)
+                durable()
                 homes = {layer.chain_id: home.chain_id for layer, home in wanted if layer in new}
                 self._write([*old.values(), *(layer.to_json() for layer in new)], homes)
             except (OSError, AlsError):

@@ -225,7 +225,7 @@ class Service:
             shelf.add(opened)
         self.puller.fill(resolved, shelf.add, progress, given_up, besides=opened)
         if not image.manifest.layers:
-            record(self, resolved, lambda: None, asked=asked)
+            record(self, resolved, lambda _: None, asked=asked)
 
     def find(self, name: str) -> ImageRecord:
         """An image in the store by the reference it was pulled by, or by (a unique beginning of) its digest.
@@ -359,16 +359,26 @@ class Service:
         what it has; the layer's description does not name the blob any more."""
         return digest == image.manifest.layers[index].digest and self.uses.count(reference, str(digest)) > 0
 
-    def publish(self, image: ImageRecord, mounts: MountReader = read_mounts) -> None:
-        """Mount and list all of a complete image's layers. The caller holds the store's lock.
+    def publish(
+        self, image: ImageRecord, durable: Callable[[], None] = lambda: None, *, mounts: MountReader = read_mounts
+    ) -> None:
+        """Mount and list all layers of an image that are complete, or served lazily. The caller holds the store's lock.
 
-        :param mounts: as for :meth:`als.imagestore.tree.ImageStore.publish`.
+        :param durable: and `mounts`, as for :meth:`als.imagestore.tree.ImageStore.publish`, for each of the image stores.
         :raises NotFound: a layer is not in the store.
         :raises KernelError: one cannot be mounted.
         """
-        self._publish(image, len(image.manifest.layers), mounts=mounts)
+        self._publish(image, len(image.manifest.layers), durable, mounts=mounts)
 
-    def _publish(self, image: ImageRecord, count: int, *, asked: bool = False, mounts: MountReader = read_mounts) -> None:
+    def _publish(
+        self,
+        image: ImageRecord,
+        count: int,
+        durable: Callable[[], None] = lambda: None,
+        *,
+        asked: bool = False,
+        mounts: MountReader = read_mounts,
+    ) -> None:
         """Make ready and list an image's lowest `count` layers, for those clients that can mount them all in the end."""
         layers = [self.layer_of(image, index) for index in range(count)]
         if asked or self.verity.required:
@@ -376,4 +386,4 @@ class Service:
             seal_layers(self, layers)
         for store in self.publishing:
             if store.fits(len(image.manifest.layers)):
-                store.publish(layers, mounts)
+                store.publish(layers, mounts, durable)

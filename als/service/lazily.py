@@ -48,6 +48,7 @@ from als.model.manifest import STARGZ_TOC, Descriptor, toc_digest
 from als.model.reference import Reference, parse_reference
 from als.service import listing
 from als.service.held import HeldBlobs
+from als.service.naming import publish_named
 from als.service.opening import Opening
 from als.service.starts import Starts
 from als.store.images import ImageRecord
@@ -283,6 +284,7 @@ class Lazies:
                 else:
                     log.warning("layer %s cannot be served any more; pull its image again", chain_id)
                     self._unpublish(key)
+            publish_named(service, {layer.record.diff_id for layer in served})
 
     def _look_after(self) -> None:
         """Forget what gc has removed, and try again what could not be done."""

@@ -1,23 +1,30 @@
 """Images and their references, on the way into the lists of clients.
 
-An image has its name before its last layer is listed. A client that finds all layers in the list asks als for none of them; so
-if als were killed after the listing and before the naming, that client would have an image that als knows nothing of: `als rm`
-would not find it, and nobody could fetch its files again. The other way round the next start, or the next who asks, publishes
-what has a name.
+An image has its name when its layers are on the disk, and before the last of them is listed.
+
+A client that finds all layers in the list asks als for none of them; so if als were killed after the listing and before the
+naming, that client would have an image that als knows nothing of: `als rm` would not find it, and nobody could fetch its files
+again. The other way round the next start, or the next who asks, publishes what has a name. For that it needs the layers: nobody
+waits until lazy ones have reached the disk, but for who lists them, so a name that came earlier could outlive a power cut that
+its layers do not.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from als.errors import AlsError, StoreError
+from als.errors import AlsError, NotFound, StoreError
 from als.fetch.pull import Resolved
 from als.model.digest import Digest
 from als.model.logfields import about
 from als.service import listing
 from als.store.images import RefRecord
+
+Publish = Callable[[Callable[[], None]], None]
+"""Lists the layers of an image; what it is given it calls as an image store does before that
+(:meth:`als.imagestore.tree.ImageStore.publish`)."""
 
 if TYPE_CHECKING:
     from als.service.core import Service
@@ -26,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def named(
-    service: Service, reference: str, digest: Digest, listed: Digest, publish: Callable[[], None], *, asked: bool = False
+    service: Service, reference: str, digest: Digest, listed: Digest, publish: Publish, *, asked: bool = False
 ) -> RefRecord | None:
     """Let a reference name an image, and publish it; where that fails, the reference is what it was.
 
@@ -35,16 +42,25 @@ def named(
     :raises StoreError: the name cannot be written.
     """
     before = service.images.ref(reference)
+    has_name = False
+
+    def name() -> None:
+        nonlocal has_name
+        if not has_name:
+            service.images.name(reference, digest, listed, asked=asked)
+            has_name = True
+
     try:
-        service.images.name(reference, digest, listed, asked=asked)
-        publish()
+        publish(name)
+        # What was listed already is on the disk.
+        name()
     except (AlsError, OSError):
         service.images.take_back(reference, before)
         raise
     return before
 
 
-def record(service: Service, resolved: Resolved, publish: Callable[[], None], *, asked: bool) -> None:
+def record(service: Service, resolved: Resolved, publish: Publish, *, asked: bool) -> None:
     """Keep an image whose layers are all here, under the reference it was pulled by, and publish it.
 
     :raises AlsError: or OSError: it could not be published, or kept.
@@ -68,3 +84,21 @@ def record(service: Service, resolved: Resolved, publish: Callable[[], None], *,
             # What is not listed was not pulled, and holds nothing.
             service.images.take_back(reference, None)
         raise
+
+
+def publish_named(service: Service, diff_ids: Collection[Digest]) -> None:
+    """Publish what has a name of the images with any of these layers, where als was killed before it was listed. What cannot be
+    published is said in the log. The caller holds the store's lock.
+
+    :raises StoreDamaged: a reference cannot be read.
+    """
+    for ref in service.images.refs():
+        try:
+            image = service.images.get(ref.digest)
+            if not set(diff_ids).isdisjoint(image.config.diff_ids):
+                service.publish(image)
+        except NotFound:
+            # Fetched again when all is served (als.service.healing), which tells of it.
+            continue
+        except (AlsError, OSError) as error:
+            log.warning("%s is not served: %s", ref.reference, error)

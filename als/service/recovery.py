@@ -75,7 +75,7 @@ def bring_back(service: Service) -> None:
     with MountWatch() as mounts:
         for ref in _references(service):
             with _going_on(f"{ref.reference} is not served"), sharing(service.layout.lock):
-                service.publish(service.images.get(ref.digest), mounts.read)
+                service.publish(service.images.get(ref.digest), mounts=mounts.read)
     with _going_on("images are not listed"), sharing(service.layout.lock):
         listing.update(service)
 

@@ -108,6 +108,16 @@ def cuts(found: Recording, count: int, seed: int, first: int = 0) -> list[int]:
     return sorted(chosen)
 
 
+def cuts_after(found: Recording, text: bytes, flushes: slice) -> list[int]:
+    """Whenever a text was written to the disk: after some of the flushes that followed."""
+    writes = found.writes()
+    chosen: set[int] = set()
+    for number, (_, write) in enumerate(writes):
+        if text in write.data:
+            chosen.update([position for position, later in writes[number:] if not later.data][flushes])
+    return sorted(chosen)
+
+
 @contextmanager
 def after_cut(found: Recording, cut: int, seed: int) -> Iterator[None]:
     """The file system as a machine finds it that lost its power at a position, mounted where it was."""

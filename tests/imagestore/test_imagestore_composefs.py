@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from als.errors import StoreDamaged
+from als.errors import StoreDamaged, StoreFull
 from als.imagestore.records import PublishedLayer, by_diff_id, by_toc
 from als.imagestore.tree import ImageStore
 from als.model.chain import toc_chain_id, toc_chain_ids
@@ -196,3 +196,25 @@ def test_a_layer_whose_parent_is_missing_is_not_listed(shop: Shop, store: ImageS
         store.publish([orphan])
     assert store.published() == {} and store.unlisted() == []
     assert os.listdir(shop.layout.tmp) == []
+
+
+def test_what_comes_between_the_disk_and_the_list(shop: Shop, store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = image(shop, b"low" * 100, b"top" * 100)
+    events: list[str] = []
+    monkeypatch.setattr("als.imagestore.tree.sync_file_system", lambda _: events.append("synced"))
+
+    def refused() -> None:
+        raise StoreFull("no space left")
+
+    with pytest.raises(StoreFull):
+        store.publish(layers, durable=refused)
+    assert store.published() == {} and store.unlisted() == []
+
+    def durable() -> None:
+        events.append(f"{len(store.published())} listed")
+
+    events.clear()
+    store.publish(layers, durable=durable)
+    store.publish(layers, durable=durable)
+    assert events == ["synced", "0 listed"], "of what is listed already there is nothing to be said"
+    assert shop.faults(store) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.blobproxy import BlobProxy
-from tests.harness.powercut import cuts, recording
+from tests.harness.powercut import cuts, cuts_after, recording
 from tests.harness.registry import RegistryServer
 from tests.life.history import policy
 from tests.life.powercuts import play, play_lazily
@@ -16,6 +16,11 @@ from tests.life.powercuts import play, play_lazily
 SEED = 7
 POINTS = 15
 LAZY_POINTS = 8
+IMAGES_SHOWN = 4
+NAMED = b'"renewed": '
+"""In the record of a reference alone."""
+HAS_NAME = slice(3, 5)
+"""Among the flushes after that was written: its file is flushed, renamed, and then its folder."""
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -38,4 +43,9 @@ def test_power_cuts_while_layers_are_lazy(tmp_path: Path, module_dir: Path) -> N
         with recording(tmp_path / "ext4") as disk:
             scene = play_lazily(disk, tmp_path, registry, proxy)
         found = [scene.check(cut, SEED) for cut in cuts(disk, LAZY_POINTS, SEED)]
-    assert sum(map(bool, found)) > LAZY_POINTS // 2, found
+        assert sum(map(bool, found)) > LAZY_POINTS // 2, found
+        # Where an image has its name. What lazy layers are made of had to be on the disk by then.
+        named = cuts_after(disk, NAMED, HAS_NAME)
+        assert len(named) >= IMAGES_SHOWN * (HAS_NAME.stop - HAS_NAME.start)
+        for cut in named:
+            scene.check(cut, SEED)
