@@ -3,18 +3,21 @@
 A client looks into layers.json for a layer. Where it is not listed the client makes it itself, and takes a folder of that
 name in *any* of its stores for its own: it then writes into ours, and what it makes can be neither mounted nor removed. And
 where a layer is listed but has no folder, containers on it do not start. So there must be no moment (at which ``als`` might
-be killed) when a layer has one of the two without the other. Two renames cannot do that; one can::
+be killed, or a client look) when a layer has one of the two without the other, neither when it comes nor when it goes. Two
+renames cannot do that; one can::
 
     state                       -> states/<random>
     states/<random>/layers.json
     states/<random>/<chain>     -> ../../chains/<home>      for layers that appear with this list
+    states/<random>/<chain>.<home>      likewise, for those that vanish with the next one
     overlay-layers/layers.json  -> ../state/layers.json
     overlay/<chain>             -> ../state/<chain>         until it has appeared, and then
-                                -> ../chains/<home>
+                                -> ../chains/<home>         until it is about to vanish, and then
+                                -> ../state/<chain>.<home>
     chains/<chain>/             a layer's folder; nobody knows of it before it has appeared
 
 `home` is the layer itself, or the one in whose folder it lies. The rename of ``state`` is the moment; what ``overlay`` has
-for a layer leads nowhere before, which to a client is as if it were not there.
+for a layer leads nowhere before it has appeared and after it has vanished, which to a client is as if it were not there.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from als.store.closed import make_closed
 _STATE = "../state/{}"
 _CHAIN = "../chains/{}"
 _STAGING = ".link-"
+_LEAVING = "."
+"""Between a chain ID and its home, neither of which has one."""
 
 
 class Appearance:
@@ -59,9 +64,14 @@ class Appearance:
         return self._chains / home
 
     def home(self, chain_id: str) -> str:
-        """The layer in whose folder one lies that clients can see."""
+        """The layer in whose folder one lies that clients can see, or could until it vanished."""
         found = Path(os.path.realpath(self._overlay / chain_id))
-        return found.name if found.parent.name == self._chains.name else chain_id
+        return found.name if found.parent.name == self._chains.name else self.former_home(chain_id) or chain_id
+
+    def former_home(self, chain_id: str) -> str:
+        """The same of a layer that has vanished, or is about to; "" for others."""
+        path = self._overlay / chain_id
+        return path.readlink().name.partition(_LEAVING)[2] if path.is_symlink() else ""
 
     def announce(self, chain_id: str) -> None:
         """Give a layer the place where it will appear."""
@@ -72,19 +82,40 @@ class Appearance:
     def change(self, data: bytes, appearing: Mapping[str, str]) -> None:
         """Replace the list, and have announced layers appear; durable when it returns.
 
-        :param appearing: their homes by chain ID. All that belongs to them has been synced.
+        :param appearing: their homes by chain ID. All that belongs to them has been synced. Those that have vanished need not
+            be announced.
         """
-        if self._settle():
-            sync_directory(self._overlay)
+        self._settle()
+        self._switch(data, {(self._overlay / chain_id).readlink().name: home for chain_id, home in appearing.items()})
+        self._settle()
+
+    def withdraw(self, data: bytes, leaving: Mapping[str, str]) -> None:
+        """Replace the list, and have layers vanish; durable when it returns. All that belongs to them is left, so that they can
+        appear again.
+
+        :param leaving: their homes by chain ID.
+        """
+        self._settle()
+        names = {f"{chain_id}{_LEAVING}{home}": home for chain_id, home in leaving.items()}
+        self._switch((self._state / self.list_file.name).read_bytes(), names)
+        for chain_id, name in zip(leaving, names, strict=True):
+            self._lead(self._overlay / chain_id, _STATE.format(name))
+        self._switch(data, {})
+
+    def _switch(self, data: bytes, links: Mapping[str, str]) -> None:
+        """Have another state, with this list.
+
+        :param links: homes, by the names that lead to them.
+        """
+        sync_directory(self._overlay)
         state = self._states / secrets.token_hex(8)
         state.mkdir(mode=0o700)
-        for chain_id, home in appearing.items():
-            (state / chain_id).symlink_to(f"../../chains/{home}")
+        for name, home in links.items():
+            (state / name).symlink_to(f"../../{self._chains.name}/{home}")
         write_atomically(state / self.list_file.name, data, mode=0o644)
         sync_directory(self._states)
         self._lead(self._state, f"{self._states.name}/{state.name}")
         sync_directory(self._root)
-        self._settle()
         for path in self._states.iterdir():
             if path.name != state.name:
                 shutil.rmtree(path)
@@ -108,15 +139,15 @@ class Appearance:
         """Every layer of which there is a folder or a place for one."""
         return {name for name in os.listdir(self._overlay) if name != "l"} | set(os.listdir(self._chains))
 
-    def _settle(self) -> bool:
-        """Let what has appeared no longer depend on the present state; whether there was anything."""
-        changed = False
+    def _settle(self) -> None:
+        """Let what clients can see no longer depend on the present state."""
+        within = _STATE.format("")
         for name in os.listdir(self._overlay):
-            path, seen = self._overlay / name, self._state / name
-            if path.is_symlink() and seen.is_symlink() and str(path.readlink()) == _STATE.format(name):
+            path = self._overlay / name
+            target = str(path.readlink()) if path.is_symlink() else ""
+            seen = self._state / target.removeprefix(within)
+            if target.startswith(within) and seen.is_symlink():
                 self._lead(path, _CHAIN.format(seen.readlink().name))
-                changed = True
-        return changed
 
     def _lead(self, path: Path, target: str) -> None:
         """Make a symlink, or let it lead elsewhere."""

@@ -222,8 +222,10 @@ class ComposefsStore(ImageStore):
     def lazy_key(self, chain_id: str) -> str | None:
         """The key of the lazy layer that stands for a chain; None where the chain is complete, or has not appeared: what an
         attempt has left that the power cut short may be anything."""
+        former = self._appearance.former_home(chain_id)
+        folder = self._appearance.folder(former) if former else self.overlay / chain_id
         try:
-            return (self.overlay / chain_id / _LAZY).read_text()
+            return (folder / _LAZY).read_text()
         except FileNotFoundError:
             return None
 

@@ -242,21 +242,23 @@ class ImageStore(ABC):
         """Take layers out of the list, then all else away that there is of them."""
         self.unlist(chain_ids)
         with store_errors(self.overlay), self._lock.held(LOCK_TIMEOUT):
+            known = self.published()
             for chain_id in chain_ids:
-                # All of them before anything that takes long: see als.imagestore.appearance.
-                self._appearance.hide(chain_id)
-            for chain_id in chain_ids:
-                self._remove(chain_id)
+                # Somebody may have published it again.
+                if chain_id not in known:
+                    self._remove(chain_id)
 
     def unlist(self, chain_ids: Collection[str]) -> list[dict[str, object]]:
-        """Take layers out of the list alone, and return their entries: who uses them still can."""
+        """Take layers out of the list and out of sight, and return their entries. Nothing else of them is touched: who has
+        mounted them keeps them."""
         with store_errors(self.records), self._lock.held(LOCK_TIMEOUT) as announce:
             known = self.published()
-            gone = [known[chain_id] for chain_id in known if chain_id in chain_ids]
+            gone = {chain_id: known[chain_id] for chain_id in known if chain_id in chain_ids}
             if gone:
-                self._write([entry for chain_id, entry in known.items() if chain_id not in chain_ids])
+                left = format_entries([entry for chain_id, entry in known.items() if chain_id not in gone])
+                self._appearance.withdraw(left, {chain_id: self.home(chain_id) for chain_id in gone})
                 announce()
-            return gone
+            return list(gone.values())
 
     def restate(self, entries: Mapping[str, Mapping[str, object]]) -> None:
         """Say something else of listed layers, by chain ID. What clients mount of them stays as it is."""
@@ -269,9 +271,9 @@ class ImageStore(ABC):
         """Put back what :meth:`unlist` took out, if nothing of it was removed since."""
         with store_errors(self.records), self._lock.held(LOCK_TIMEOUT) as announce:
             known = self.published()
-            back = [entry for entry in entries if entry["id"] not in known]
+            back = {str(entry["id"]): entry for entry in entries if entry["id"] not in known}
             if back:
-                self._write([*known.values(), *back])
+                self._write([*known.values(), *back.values()], {chain_id: self.home(chain_id) for chain_id in back})
                 announce()
 
     def unlisted(self) -> list[str]:

@@ -5,9 +5,11 @@ that leaves, wherever it is interrupted by kill -9 or by the power, a store in w
 but garbage besides, which the next run removes:
 
 1. The store's lock is held alone: nothing is being made, and whatever is in tmp/ is an aborted attempt.
-2. Dead chains leave the image stores' layers.json. They are still whole, so a client that read the list before can mount them.
-3. Everybody is asked again. A client that began to use such a chain in between has it put back into the list: podman writes
-   down what a new container is made of while it holds the lock of its own layers.json, which we take to read it.
+2. Dead chains leave the image stores' layers.json, and are out of sight. Were they only not listed, a client that pulls just
+   now by itself would make its own layer in the folder of ours (:mod:`als.imagestore.appearance`). They are still whole.
+3. Everybody is asked again. A client that began to use such a chain in between has it put back: podman writes down what a new
+   container is made of while it holds the lock of its own layers.json, which we take to read it. Until then it cannot mount
+   what it has not mounted yet.
 4. Aborted attempts, and images without a holder: nothing refers to them.
 5. Chains that are not listed and not in use: unmounted, then their folders go.
 6. Layers that are in no live image and no listed chain, and lazy layers likewise: unmounted, and moved to tmp/. A daemon that

@@ -218,3 +218,31 @@ def test_what_comes_between_the_disk_and_the_list(shop: Shop, store: ImageStore,
     store.publish(layers, durable=durable)
     assert events == ["synced", "0 listed"], "of what is listed already there is nothing to be said"
     assert shop.faults(store) == []
+
+
+def in_sight(store: ImageStore) -> set[str]:
+    return {path.name for path in store.overlay.iterdir() if path.name != "l" and path.exists()}
+
+
+def test_what_leaves_the_list_is_out_of_sight_and_can_come_back(shop: Shop, store: ImageStore) -> None:
+    low, top = image(shop, b"a" * 100, b"b" * 100, tocs=TOC[:2])
+    store.publish([low, top])
+    before, homes = store.published(), {chain: store.home(chain) for chain in store.published()}
+    gone = {chain for chain, entry in before.items() if entry["diff-digest"] == str(top.diff_id)}
+    entries = store.unlist(gone)
+    assert {entry["id"] for entry in entries} == gone == set(store.unlisted())
+    assert in_sight(store) == store.published().keys() == before.keys() - gone
+    assert {chain: store.home(chain) for chain in homes} == homes
+    assert store.folder(top.chain_id).is_dir()
+    # Something else changes in between.
+    other = image(shop, b"other" * 100)
+    store.publish(other)
+    store.relist(entries)
+    assert store.published() == {**before, **{layer.chain_id: store.published()[layer.chain_id] for layer in other}}
+    assert in_sight(store) == store.published().keys()
+    assert shop.faults(store) == []
+    # Published anew instead, it is made anew.
+    store.unlist(gone)
+    store.publish([low, top])
+    assert in_sight(store) == store.published().keys() >= before.keys()
+    assert shop.faults(store) == []

@@ -321,3 +321,20 @@ def test_what_the_power_cut_short_is_not_believed(lazies: LazyShop, torn: bytes)
     store.publish(now)
     assert store.lazy_key(left.name) == now[0].lazy
     assert lazies.shop.faults(store) == []
+
+
+@pytest.mark.parametrize("shape", ["L", "CLC"])
+def test_a_lazy_layer_that_is_out_of_sight_is_still_known(lazies: LazyShop, shape: str) -> None:
+    publish(lazies, shape)
+    store = lazies.shop.composefs
+    lazy = store.lazy_chains()
+    assert len(lazy) == 1
+    (chain_id,) = lazy
+    entries = store.unlist(list(store.published()))
+    assert store.lazy_chains() == {}
+    assert store.lazy_key(chain_id) == lazy[chain_id] and store.forest(chain_id) is None
+    assert is_covered(lazies.shop, chain_id)
+    store.relist(entries)
+    assert store.lazy_chains() == lazy and lazies.shop.faults(store) == []
+    store.unpublish(list(store.published()))
+    assert not is_covered(lazies.shop, chain_id) and store.unlisted() == []

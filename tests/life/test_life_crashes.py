@@ -14,7 +14,7 @@ from als.service.removal import collect
 from als.service.repair import fsck
 from tests.harness.ocilayout import Layout
 from tests.harness.system import run
-from tests.life.stores import contents, image, pull
+from tests.life.stores import contents, image, in_sight, pull
 
 DIES = 77
 """The exit status of a gc that was killed."""
@@ -56,9 +56,11 @@ def test_killed_at_any_step(service: Service, layout: Layout) -> None:
     assert total > 50
     alive = contents(service.layout.root)
     # Every step of the beginning, where the list is rewritten, and a sample of the rest.
-    for steps in sorted({*range(6), *range(6, total - 10, total // 8)}):
+    for steps in sorted({*range(20), *range(20, total - 10, total // 8)}):
         kept = litter(service, layout)
         assert gc_killed_after(service.layout.root, steps), steps
+        for store in service.image_stores:
+            assert in_sight(store) == store.published().keys(), steps
         assert fsck(service).found == (), steps
         with Service(service.config) as restarted:
             recover(restarted)

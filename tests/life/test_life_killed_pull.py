@@ -28,7 +28,7 @@ from tests.harness.podman import Podman, Storage
 from tests.harness.registry import RegistryServer
 from tests.harness.system import run
 from tests.life.killed_pull import DIES
-from tests.life.stores import contents
+from tests.life.stores import contents, in_sight
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def check_what_is_listed(service: Service) -> None:
     mounts = read_mounts()
     for store in service.image_stores:
         entries = store.published()
+        assert in_sight(store) == entries.keys()
         for entry in entries.values():
             assert list(faults(store, PublishedLayer.from_json(entry), entries, mounts)) == []
         for image in json.loads(store.images.list_file.read_bytes()):

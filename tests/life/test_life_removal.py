@@ -23,7 +23,7 @@ from als.store.lock import excluding, locked, sharing
 from als.store.reserve import keep_reserve, reserve_given_up
 from tests.harness.ocilayout import Layout
 from tests.harness.policy import ExpectedLogs
-from tests.life.stores import contents, image, pull
+from tests.life.stores import contents, image, in_sight, pull
 
 
 def invoke(service: Service, *arguments: str) -> str:
@@ -124,7 +124,8 @@ def test_who_begins_to_use_a_layer_in_the_middle_keeps_it(
         entries = original(chain_ids)
         if not graph.exists():
             assert service.diff_n.published() == {}
-            assert service.diff_n.is_ready(pulled.chain[1]), "who was quick can mount it still"
+            assert in_sight(service.diff_n) == set(), "who pulls now by himself makes his own, elsewhere"
+            assert service.diff_n.is_ready(pulled.chain[1]), "all there is of it can come back"
             (graph / "overlay-images").mkdir(parents=True)
             (graph / "overlay-images" / "images.json").write_text(json.dumps([{"id": "i", "layer": pulled.chain[1]}]))
         return entries
@@ -133,6 +134,7 @@ def test_who_begins_to_use_a_layer_in_the_middle_keeps_it(
     assert collect(service).layers == (pulled.config.diff_ids[2],)
     after = service.diff_n.published()
     assert after == {chain: before[chain] for chain in pulled.chain[:2]}
+    assert in_sight(service.diff_n) == after.keys()
     assert fsck(service, deep=True).found == ()
 
 
