@@ -16,6 +16,11 @@ renames cannot do that; one can::
                                 -> ../state/<chain>.<home>
     chains/<chain>/             a layer's folder; nobody knows of it before it has appeared
 
+A client that looked for a layer before it appeared, and makes it after that, is in time to take our place for it all the same:
+it removes the link in ``overlay`` and makes a folder there. Nothing can keep it from that, for between the two it holds no lock
+that we know of. What it made is of no use to it, since it looks for it in its own store; it makes way, into the quarantine,
+when the layer leaves the list, as it does to be published again by ``als fsck --repair``.
+
 `home` is the layer itself, or the one in whose folder it lies. The rename of ``state`` is the moment; what ``overlay`` has
 for a layer leads nowhere before it has appeared and after it has vanished, which to a client is as if it were not there.
 """
@@ -25,6 +30,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,10 +45,14 @@ _LEAVING = "."
 
 
 class Appearance:
-    """The list and the folders of one image store. Whoever changes something holds the list's lock."""
+    """The list and the folders of one image store. Whoever changes something holds the list's lock.
 
-    def __init__(self, root: Path) -> None:
+    :param aside: where folders go that clients have made in ``overlay``.
+    """
+
+    def __init__(self, root: Path, aside: Path) -> None:
         self._root = root
+        self._aside = aside
         self._state = root / "state"
         self._states = root / "states"
         self._overlay = root / "overlay"
@@ -99,6 +109,7 @@ class Appearance:
         names = {f"{chain_id}{_LEAVING}{home}": home for chain_id, home in leaving.items()}
         self._switch((self._state / self.list_file.name).read_bytes(), names)
         for chain_id, name in zip(leaving, names, strict=True):
+            self._make_way(chain_id)
             self._lead(self._overlay / chain_id, _STATE.format(name))
         self._switch(data, {})
 
@@ -124,9 +135,20 @@ class Appearance:
 
     def hide(self, chain_id: str) -> None:
         """Let clients no longer see a layer's folder."""
+        self._make_way(chain_id)
         path = self._overlay / chain_id
         if path.is_symlink():
             path.unlink()
+
+    def is_taken(self, chain_id: str) -> bool:
+        """Whether a client has made a folder in the place of a layer's."""
+        path = self._overlay / chain_id
+        return path.is_dir() and not path.is_symlink()
+
+    def _make_way(self, chain_id: str) -> None:
+        if self.is_taken(chain_id):
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            (self._overlay / chain_id).rename(self._aside / f"{time.time_ns():x}-client-{chain_id}")
 
     def remove(self, chain_id: str) -> None:
         """Take away what there is of a layer, first where clients see it."""

@@ -79,7 +79,7 @@ class ComposefsStore(ImageStore):
     tar_split_form = TarSplitForm.IMAGE
 
     def __init__(self, layout: Layout, layers: Layers) -> None:
-        super().__init__(layout.image_store, layers, layout.tmp)
+        super().__init__(layout.image_store, layers, layout.tmp, layout.quarantine)
         self._root = layout.root
         self._lazy = layout.lazy
         self._lazy_files = layout.lazy_files

@@ -69,7 +69,7 @@ class DiffNStore(ImageStore):
     tar_split_form = TarSplitForm.FOREST
 
     def __init__(self, layout: Layout, layers: Layers, policy: Policy = UNSEALED) -> None:
-        super().__init__(layout.image_store_4, layers, layout.tmp)
+        super().__init__(layout.image_store_4, layers, layout.tmp, layout.quarantine)
         self._policy = policy
 
     def fits(self, layer_count: int) -> bool:

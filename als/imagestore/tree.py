@@ -73,9 +73,10 @@ class ImageStore(ABC):
     tar_split_form: TarSplitForm
     """The tar-split files that its clients can read."""
 
-    def __init__(self, root: Path, layers: Layers, tmp: Path) -> None:
+    def __init__(self, root: Path, layers: Layers, tmp: Path, quarantine: Path) -> None:
         """
         :param tmp: where files can be made, on the same file system.
+        :param quarantine: where files are put out of the way, likewise.
         """
         self.root = root
         self.layers = layers
@@ -83,7 +84,7 @@ class ImageStore(ABC):
         self.overlay = root / "overlay"
         self.records = root / "overlay-layers"
         self.images = ImageList(root / "overlay-images")
-        self._appearance = Appearance(root)
+        self._appearance = Appearance(root, quarantine)
         self._lock = StorageLock(self.records / "layers.lock")
 
     def create(self) -> None:
@@ -141,6 +142,9 @@ class ImageStore(ABC):
 
         :raises AlsError: or OSError: so much that it cannot be looked at.
         """
+        if self._appearance.is_taken(layer.chain_id):
+            yield "a client has made a layer of its own in its place"
+            return
         folder = self.overlay / layer.chain_id
         if self.link_target((folder / "link").read_text()) != self.home(layer.chain_id):
             yield "its short name leads elsewhere"

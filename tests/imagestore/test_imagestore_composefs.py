@@ -246,3 +246,28 @@ def test_what_leaves_the_list_is_out_of_sight_and_can_come_back(shop: Shop, stor
     store.publish([low, top])
     assert in_sight(store) == store.published().keys() >= before.keys()
     assert shop.faults(store) == []
+
+
+def test_a_folder_that_a_client_made_in_the_place_of_a_layer_s(shop: Shop, store: ImageStore) -> None:
+    low, top = image(shop, b"a" * 100, b"b" * 100)
+    store.publish([low, top])
+    place = store.overlay / top.chain_id
+
+    def take() -> None:
+        place.unlink()
+        (place / "diff").mkdir(parents=True)
+        (place / "link").write_text("LINKOFTHECLIENT")
+
+    take()
+    assert shop.faults(store) == [f"{top.chain_id}: a client has made a layer of its own in its place"]
+    store.unpublish([top.chain_id])
+    assert store.unlisted() == [] and not place.exists()
+    store.publish([low, top])
+    assert shop.faults(store) == []
+    (aside,) = shop.layout.quarantine.iterdir()
+    assert (aside / "link").read_text() == "LINKOFTHECLIENT", "nothing is lost"
+    # As als before this left it: not listed any more, but in the way.
+    store.unpublish([top.chain_id])
+    (place / "diff").mkdir(parents=True)
+    store.publish([low, top])
+    assert shop.faults(store) == [] and len(list(shop.layout.quarantine.iterdir())) == 2
