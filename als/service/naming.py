@@ -42,20 +42,21 @@ def named(
     :raises StoreError: the name cannot be written.
     """
     before = service.images.ref(reference)
-    has_name = False
+    given: RefRecord | None = None
 
     def name() -> None:
-        nonlocal has_name
-        if not has_name:
-            service.images.name(reference, digest, listed, asked=asked)
-            has_name = True
+        nonlocal given
+        if given is None:
+            given = service.images.renewed(reference, digest, listed, asked=asked)
+            service.images.put_ref(given)
 
     try:
         publish(name)
         # What was listed already is on the disk.
         name()
     except (AlsError, OSError):
-        service.images.take_back(reference, before)
+        if given is not None:
+            service.images.take_back(given, before)
         raise
     return before
 
@@ -70,8 +71,8 @@ def record(service: Service, resolved: Resolved, publish: Publish, *, asked: boo
     if resolved.listed != digest:
         service.images.keep_index(digest, resolved.listed, resolved.listed_data)
     before = named(service, reference, digest, resolved.listed, publish, asked=asked)
+    ref = service.images.ref(reference)
     try:
-        ref = service.images.ref(reference)
         if service.lazies is not None:
             # Layers may have become complete before there was an image that names them.
             service.lazies.settle(resolved.image)
@@ -80,9 +81,9 @@ def record(service: Service, resolved: Resolved, publish: Publish, *, asked: boo
         if ref is not None and ref.asked:
             listing.update(service)
     except StoreError:
-        if before is None:
+        if before is None and ref is not None:
             # What is not listed was not pulled, and holds nothing.
-            service.images.take_back(reference, None)
+            service.images.take_back(ref, None)
         raise
 
 

@@ -160,15 +160,20 @@ class Images:
         return self._layout.images / digest.hex / f"index-{listed.hex}"
 
     def name(self, reference: str, digest: Digest, listed: Digest, *, asked: bool = False) -> None:
-        """Let a reference name an image; durable when it returns.
+        """Let a reference name an image; durable when it returns. See :meth:`renewed`."""
+        self.put_ref(self.renewed(reference, digest, listed, asked=asked))
+
+    def renewed(self, reference: str, digest: Digest, listed: Digest, *, asked: bool = False) -> RefRecord:
+        """The record of a reference that names an image from now on.
 
         :param asked: the administrator asked for it; that is not forgotten when a client's pull gives the name anew.
         """
         before = self.ref(reference)
         asked = asked or (before is not None and before.asked)
-        self._put_ref(RefRecord(reference, digest, listed, time.time(), asked, Uptime.now()))
+        return RefRecord(reference, digest, listed, time.time(), asked, Uptime.now())
 
-    def _put_ref(self, record: RefRecord) -> None:
+    def put_ref(self, record: RefRecord) -> None:
+        """Let a reference name what a record says; durable when it returns."""
         value = {
             "reference": record.reference,
             "digest": str(record.digest),
@@ -186,14 +191,16 @@ class Images:
             self._ref(reference).unlink(missing_ok=True)
             sync_directory(self._layout.refs)
 
-    def take_back(self, reference: str, before: RefRecord | None) -> None:
-        """After an error, let a reference name again what it named before. That error is the one to be told: what goes wrong
-        here is for the log."""
+    def take_back(self, given: RefRecord, before: RefRecord | None) -> None:
+        """After an error, let a reference name again what it named before, unless somebody else has given it a name since. That
+        error is the one to be told: what goes wrong here is for the log."""
         try:
+            if self.ref(given.reference) != given:
+                return
             if before is None:
-                self.forget(reference)
+                self.forget(given.reference)
             else:
-                self._put_ref(before)
+                self.put_ref(before)
         except StoreError as error:
             log.warning("%s", error)
 
