@@ -30,12 +30,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from als.store.atomic import sync_directory, write_atomically
 from als.store.closed import make_closed
+from als.store.quarantine import quarantine
 
 _STATE = "../state/{}"
 _CHAIN = "../chains/{}"
@@ -47,12 +47,12 @@ _LEAVING = "."
 class Appearance:
     """The list and the folders of one image store. Whoever changes something holds the list's lock.
 
-    :param aside: where folders go that clients have made in ``overlay``.
+    :param quarantined: the quarantine, where folders go that clients have made in ``overlay``.
     """
 
-    def __init__(self, root: Path, aside: Path) -> None:
+    def __init__(self, root: Path, quarantined: Path) -> None:
         self._root = root
-        self._aside = aside
+        self._quarantine = quarantined
         self._state = root / "state"
         self._states = root / "states"
         self._overlay = root / "overlay"
@@ -147,8 +147,7 @@ class Appearance:
 
     def _make_way(self, chain_id: str) -> None:
         if self.is_taken(chain_id):
-            self._aside.mkdir(mode=0o700, exist_ok=True)
-            (self._overlay / chain_id).rename(self._aside / f"{time.time_ns():x}-client-{chain_id}")
+            quarantine(self._quarantine, self._overlay / chain_id, "client")
 
     def remove(self, chain_id: str) -> None:
         """Take away what there is of a layer, first where clients see it."""

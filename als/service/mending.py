@@ -10,7 +10,6 @@ Nothing is believed: what comes from the registry is hashed as in any pull, and 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from als.store import lazyfolders
 from als.store.atomic import sync_file_system
 from als.store.images import ImageRecord
 from als.store.objects import link_or_copy, object_damage, replace_in_forest
+from als.store.quarantine import quarantine
 from als.store.refused import store_errors
 from als.store.sealing import seal_file
 
@@ -59,14 +59,6 @@ def mend(service: Service, damaged: Mapping[bytes, Affected]) -> Mended:
     return Mended(replaced, failed)
 
 
-def quarantine(service: Service, path: Path, kind: str) -> Path:
-    """Take something out of service, without removing it; returns where it is then."""
-    service.layout.quarantine.mkdir(mode=0o700, exist_ok=True)
-    place = service.layout.quarantine / f"{time.time_ns():x}-{kind}-{path.name}"
-    path.rename(place)
-    return place
-
-
 def _from_copies(service: Service, sha256: bytes, folders: Iterable[Path]) -> bool:
     """Let the object's own name stand for a sound file, if there is one anywhere."""
     named = service.layout.object(sha256)
@@ -74,7 +66,7 @@ def _from_copies(service: Service, sha256: bytes, folders: Iterable[Path]) -> bo
         if not object_damage(named, sha256):
             return True
         # The next pull would link it without reading it.
-        quarantine(service, named, "object")
+        quarantine(service.layout.quarantine, named, "object")
     for folder in folders:
         path = folder / sha256.hex()
         if path.exists() and not object_damage(path, sha256):

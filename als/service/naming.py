@@ -12,7 +12,7 @@ its layers do not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from als.errors import AlsError, NotFound, StoreError
@@ -22,12 +22,12 @@ from als.model.logfields import about
 from als.service import listing
 from als.store.images import RefRecord
 
+if TYPE_CHECKING:
+    from als.service.core import Service
+
 Publish = Callable[[Callable[[], None]], None]
 """Lists the layers of an image; what it is given it calls as an image store does before that
 (:meth:`als.imagestore.tree.ImageStore.publish`)."""
-
-if TYPE_CHECKING:
-    from als.service.core import Service
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +87,17 @@ def record(service: Service, resolved: Resolved, publish: Publish, *, asked: boo
         raise
 
 
-def publish_named(service: Service, diff_ids: Collection[Digest]) -> None:
+def publish_named(service: Service, diff_ids: Set[Digest]) -> None:
     """Publish what has a name of the images with any of these layers, where als was killed before it was listed. What cannot be
     published is said in the log. The caller holds the store's lock.
 
     :raises StoreDamaged: a reference cannot be read.
     """
-    for ref in service.images.refs():
+    # Without lazy layers a start reads no records for this.
+    for ref in service.images.refs() if diff_ids else ():
         try:
             image = service.images.get(ref.digest)
-            if not set(diff_ids).isdisjoint(image.config.diff_ids):
+            if not diff_ids.isdisjoint(image.config.diff_ids):
                 service.publish(image)
         except NotFound:
             # Fetched again when all is served (als.service.healing), which tells of it.

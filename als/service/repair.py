@@ -24,10 +24,11 @@ from als.service import listing
 from als.service.affected import Affected, affected
 from als.service.core import Service
 from als.service.fsck import Problem, Remedy, check
-from als.service.mending import mend, quarantine
+from als.service.mending import mend
 from als.store import lazyfolders
 from als.store.lock import excluding, sharing
 from als.store.objects import link_or_copy, object_damage, object_files, replace_in_forest
+from als.store.quarantine import quarantine
 from als.store.refused import store_errors
 
 
@@ -161,7 +162,7 @@ class _Repair:
                     shutil.rmtree(forest)
 
     def _quarantine(self, path: Path, kind: str) -> Path:
-        return quarantine(self._service, path, kind)
+        return quarantine(self._service.layout.quarantine, path, kind)
 
     def _publish_again(self) -> None:
         for store in self._service.image_stores:

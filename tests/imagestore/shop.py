@@ -92,3 +92,8 @@ def tree_of(store: ImageStore) -> set[Path]:
     """Every path of a store but those with a random name, which belong to its present state."""
     paths = (path.relative_to(store.root) for path in store.root.rglob("*"))
     return {path for path in paths if path.parts[0] != "states"}
+
+
+def in_sight(store: ImageStore) -> set[str]:
+    """The chain IDs of which a client finds a folder. It takes what is there for a layer's, listed or not."""
+    return {path.name for path in store.overlay.iterdir() if path.name != "l" and path.exists()}

@@ -23,7 +23,7 @@ from als.mount.erofs import mount_erofs
 from als.mount.features import data_only_lowers, kernel_version
 from als.store.layout import TarSplitForm
 from tests.harness.system import mounts_below
-from tests.imagestore.shop import Shop, tree_of
+from tests.imagestore.shop import Shop, in_sight, tree_of
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -218,10 +218,6 @@ def test_what_comes_between_the_disk_and_the_list(shop: Shop, store: ImageStore,
     store.publish(layers, durable=durable)
     assert events == ["synced", "0 listed"], "of what is listed already there is nothing to be said"
     assert shop.faults(store) == []
-
-
-def in_sight(store: ImageStore) -> set[str]:
-    return {path.name for path in store.overlay.iterdir() if path.name != "l" and path.exists()}
 
 
 def test_what_leaves_the_list_is_out_of_sight_and_can_come_back(shop: Shop, store: ImageStore) -> None:

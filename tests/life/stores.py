@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from als.imagestore.tree import ImageStore
 from als.model.reference import parse_reference
 from als.service import Service
 from als.store.images import ImageRecord
@@ -41,8 +40,3 @@ def contents(root: Path) -> set[str]:
         found |= {str(path.relative_to(root)) for path in (store / "overlay-layers").glob("*.tar-split.gz")}
         found |= {str(path.relative_to(root)) for path in (store / "chains").iterdir()}
     return found
-
-
-def in_sight(store: ImageStore) -> set[str]:
-    """The chain IDs of which a client finds a folder. It takes what is there for a layer's, listed or not."""
-    return {path.name for path in store.overlay.iterdir() if path.name != "l" and path.exists()}

@@ -14,7 +14,8 @@ from als.service.removal import collect
 from als.service.repair import fsck
 from tests.harness.ocilayout import Layout
 from tests.harness.system import run
-from tests.life.stores import contents, image, in_sight, pull
+from tests.imagestore.shop import in_sight
+from tests.life.stores import contents, image, pull
 
 DIES = 77
 """The exit status of a gc that was killed."""

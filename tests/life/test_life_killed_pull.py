@@ -19,16 +19,13 @@ from als.service.removal import collect
 from als.service.repair import fsck
 from als.store.images import ImageRecord
 from als.store.layout import TarSplitForm
-from tests.conftest import CACHE
 from tests.formats.tocbuilder import estargz, file
-from tests.harness.clients import Unavailable, binaries_of
-from tests.harness.images import ImageFactory
-from tests.harness.ocilayout import LayerBlob, Layout, TarBuilder
-from tests.harness.podman import Podman, Storage
-from tests.harness.registry import RegistryServer
+from tests.harness.ocilayout import LayerBlob, Layout
 from tests.harness.system import run
+from tests.imagestore.shop import in_sight
+from tests.life.conftest import Alone
 from tests.life.killed_pull import DIES
-from tests.life.stores import contents, in_sight
+from tests.life.stores import contents
 
 
 @pytest.fixture
@@ -123,33 +120,18 @@ def test_killed_at_any_step_of_publication(service: Service, layout: Layout, hom
         assert contents(service.layout.root) == whole, steps[number]
 
 
-@pytest.mark.parametrize(("suite", "layout_name"), [("bookworm", "diffN"), ("trixie", "composefs")])
-def test_podman_pulls_whatever_state_als_was_killed_in(
-    service: Service, home: Path, module_dir: Path, suite: str, layout_name: str
-) -> None:
+def test_podman_pulls_whatever_state_als_was_killed_in(service: Service, home: Path, alone: Alone) -> None:
     """podman with the store of an `als` that died and does not come back: it takes what is listed, and downloads the rest."""
-    try:
-        binaries = binaries_of(suite, CACHE)
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    (store,) = (store for store in service.image_stores if store.layout == layout_name)
-    images = ImageFactory(module_dir / f"{suite}-images")
-    images.runnable("one", [TarBuilder().file("a", b"a" * 5000).build(), TarBuilder().file("b", b"b" * 5000).build()])
-    reference = images.layout.name("one")
-    recover(service)  # which shares mounts with podman's mount namespace
+    reference = alone.reference
     service.pull(parse_reference(reference), asked=True)
     withdraw(service, reference)
     steps = killed_after(service, reference, 1_000_000)
     assert steps is not None
     # Where the list appears, and what comes before and after.
-    moment = next(number for number, step in enumerate(steps) if step.endswith(f"{store.root.name}/state"))
-    with RegistryServer(module_dir / f"{suite}-registry") as registry:
-        pushed = registry.push(reference, "one:1")
-        storage = Storage(image_stores=(store.root,), insecure=(registry.address,))
-        with Podman(module_dir / f"{suite}-podman", storage, binaries) as podman:
-            for number in (moment // 2, moment - 1, moment, moment + 1, moment + 4, moment + 20):
-                withdraw(service, reference)
-                assert killed_after(service, reference, number) is None
-                podman.pull(pushed)
-                assert podman.run(pushed, "md5sum", "/a", "/b").count("  /") == 2, steps[number]
-                podman("rmi", pushed)
+    moment = next(number for number, step in enumerate(steps) if step.endswith(f"{alone.store.root.name}/state"))
+    for number in (moment // 2, moment - 1, moment, moment + 1, moment + 4, moment + 20):
+        withdraw(service, reference)
+        assert killed_after(service, reference, number) is None
+        alone.podman.pull(alone.pushed)
+        assert alone.reads_all(), steps[number]
+        alone.podman("rmi", alone.pushed)

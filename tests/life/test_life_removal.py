@@ -23,7 +23,8 @@ from als.store.lock import excluding, locked, sharing
 from als.store.reserve import keep_reserve, reserve_given_up
 from tests.harness.ocilayout import Layout
 from tests.harness.policy import ExpectedLogs
-from tests.life.stores import contents, image, in_sight, pull
+from tests.imagestore.shop import in_sight
+from tests.life.stores import contents, image, pull
 
 
 def invoke(service: Service, *arguments: str) -> str:
